@@ -86,8 +86,8 @@ class Launch:
         General registers a thread may use (1 to 63); use of a higher one is OUT_OF_RANGE_REGISTER.
     shared_size : int
         Bytes of shared memory a block has (0 to 48 KiB).
-    local_size : int
-        Bytes of local memory a thread has (positive plus negative part). The executor owns its backing.
+    local_positive, local_negative : int
+        Bytes of local memory a thread has from address 0 up, and from 2**24 down (where stacks live). The executor owns its backing.
     stack_size : int
         Bytes of the reconvergence/call stack a warp has.
     barriers : int
@@ -105,7 +105,8 @@ class Launch:
     block: tuple[int, int, int]
     registers: int = 63
     shared_size: int = 0
-    local_size: int = 0
+    local_positive: int = 0
+    local_negative: int = 0
     stack_size: int = 0
     barriers: int = 16
     constants: tuple[ConstantBank | None, ...] = ()
