@@ -1,0 +1,85 @@
+"""What a virtual GPU cost: plain integers that are always counted, read as a snapshot and as differences of
+two snapshots."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(slots=True)
+class Counters:
+    """Events of one virtual GPU since it was created.
+
+    A trap is one access of a guest's CPU to a BAR that ended in the hypervisor. The shadow counters say what
+    the original hypervisor would have done through its window into video memory: `shadow_reads` and
+    `shadow_writes` are 32-bit accesses, `entries_visited` the page-directory and page-table entries that a
+    pass looked at, and `entries_changed` those whose shadow came out different.
+    """
+
+    traps_bar0_read: int = 0
+    traps_bar0_write: int = 0
+    traps_bar1_read: int = 0
+    traps_bar1_write: int = 0
+    traps_bar3_read: int = 0
+    traps_bar3_write: int = 0
+    bytes_bar0_read: int = 0
+    bytes_bar0_write: int = 0
+    bytes_bar1_read: int = 0
+    bytes_bar1_write: int = 0
+    bytes_bar3_read: int = 0
+    bytes_bar3_write: int = 0
+    config_accesses: int = 0
+    direct_accesses: int = 0
+    """Accesses that reached the GPU without the hypervisor (pass-through)."""
+    direct_bytes: int = 0
+    vram_accesses: int = 0
+    """Accesses that the hypervisor made to video memory for a trapped access (PRAMIN, BAR1, BAR3)."""
+    gpu_register_reads: int = 0
+    """Register reads of the physical GPU on this guest's behalf."""
+    gpu_register_writes: int = 0
+    shadow_passes: int = 0
+    entries_visited: int = 0
+    entries_changed: int = 0
+    shadow_reads: int = 0
+    shadow_writes: int = 0
+    hypercalls: int = 0
+    """Guest frames whose machine frame had to be asked for."""
+    tlb_flushes: int = 0
+    barrier_writes: int = 0
+    """Writes to pages that hold an instance block, reflected into its shadow."""
+    channel_binds: int = 0
+    playlist_updates: int = 0
+    doorbells: int = 0
+    interrupts: int = 0
+    faults: int = 0
+    denied: int = 0
+    """Register accesses that the policy refused."""
+    denied_addresses: int = 0
+    """Addresses and table entries outside what the guest owns, made not-present."""
+    commands_completed: int = 0
+    gpu_ns: int = 0
+    """Wall time that the scheduler charged to this guest, in nanoseconds."""
+
+    def snapshot(self) -> Counters:
+        """Return a copy of the present values."""
+        return Counters(**asdict(self))
+
+    def since(self, before: Counters) -> Counters:
+        """Return the events between the snapshot `before` and now."""
+        return Counters(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+
+    @property
+    def traps(self) -> int:
+        """All trapped accesses, reads and writes of the three BARs."""
+        return (
+            self.traps_bar0_read
+            + self.traps_bar0_write
+            + self.traps_bar1_read
+            + self.traps_bar1_write
+            + self.traps_bar3_read
+            + self.traps_bar3_write
+        )
+
+    def as_dict(self) -> dict[str, int]:
+        """The counters by name, for reports."""
+        return asdict(self)
