@@ -1,0 +1,44 @@
+"""The benchmark programs of the GPUvm papers: kernel, input, reference answer."""
+
+from __future__ import annotations
+
+from gpuvm.workloads.base import PHASES, SEED, SIZES, Clock, Inputs, Workload, WorkloadError
+from gpuvm.workloads.basic import Loop, Nop
+from gpuvm.workloads.bfs import Bfs
+from gpuvm.workloads.copy import Copy, PinnedCopy
+from gpuvm.workloads.hotspot import Hotspot
+from gpuvm.workloads.matrix import Fmadd, Fmmul, Madd, Mmul
+from gpuvm.workloads.nn import NearestNeighbours
+from gpuvm.workloads.program import CudaError
+from gpuvm.workloads.verdict import Verdict
+
+WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Nop(),
+        Loop(),
+        Madd(),
+        Mmul(),
+        Fmadd(),
+        Fmmul(),
+        Copy(),
+        PinnedCopy(),
+        Bfs(),
+        Hotspot(),
+        NearestNeighbours(),
+    )
+}
+"""Every workload by its name in the papers, in the papers' order."""
+
+__all__ = [
+    "PHASES",
+    "SEED",
+    "SIZES",
+    "WORKLOADS",
+    "Clock",
+    "CudaError",
+    "Inputs",
+    "Verdict",
+    "Workload",
+    "WorkloadError",
+]

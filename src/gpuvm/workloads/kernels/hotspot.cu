@@ -1,0 +1,44 @@
+// HS: transient temperature of a chip by explicit finite differences. A block holds a 16 x 16 tile and takes `steps` steps
+// in shared memory; its valid part shrinks by one cell on each side a step (ghost zone), so blocks overlap by 2 * steps.
+#define TILE 16
+
+extern "C" __global__ void hotspot(int steps, const float *power, const float *source, float *target, int columns,
+                                   int rows, float step_capacity, float rx1, float ry1, float rz1, float ambient)
+{
+    __shared__ float now[TILE][TILE];
+    __shared__ float heat[TILE][TILE];
+    int tx = threadIdx.x, ty = threadIdx.y;
+    int inner = TILE - 2 * steps;
+    int top = inner * (int)blockIdx.y - steps, left = inner * (int)blockIdx.x - steps;
+    int row = top + ty, column = left + tx;
+    int at = row * columns + column;
+    bool inside = row >= 0 && row < rows && column >= 0 && column < columns;
+
+    if (inside) {
+        now[ty][tx] = source[at];
+        heat[ty][tx] = power[at];
+    }
+    __syncthreads();
+
+    // Beyond the chip's edge lies the edge cell itself.
+    int north = row > 0 ? ty - 1 : ty, south = row < rows - 1 ? ty + 1 : ty;
+    int west = column > 0 ? tx - 1 : tx, east = column < columns - 1 ? tx + 1 : tx;
+    float next = 0.0f;
+    bool computed = false;
+    for (int i = 1; i <= steps; i++) {
+        computed = inside && tx >= i && tx < TILE - i && ty >= i && ty < TILE - i;
+        if (computed) {
+            float here = now[ty][tx];
+            next = here + step_capacity * (heat[ty][tx] + (now[south][tx] + now[north][tx] - 2.0f * here) * ry1 +
+                                           (now[ty][east] + now[ty][west] - 2.0f * here) * rx1 + (ambient - here) * rz1);
+        }
+        if (i == steps)
+            break;
+        __syncthreads();
+        if (computed)
+            now[ty][tx] = next;
+        __syncthreads();
+    }
+    if (computed)
+        target[at] = next;
+}
