@@ -206,7 +206,8 @@ class ShadowSpace:
     ) -> int:
         """Shadow one table of the directory; return the shadow's address, 0 if the guest may not have it."""
         system = word & PDE_TARGET != PDE_VRAM
-        words = self.memory.words(table_address(word), 2 * count, system)
+        reach = min(count, ((self.limit - (index << SPAN_SHIFT)) >> shift) + 1)
+        words = self.memory.words(table_address(word), 2 * reach, system)
         if words is None:
             counters.denied_addresses += 1
             return 0
@@ -222,9 +223,11 @@ class ShadowSpace:
                 return 0
         live.add(key)
         if system:
-            counters.hypercalls += -(-8 * count // PAGE)
+            counters.hypercalls += -(-8 * reach // PAGE)
         if table.guest is None or table.ram != ram or not np.array_equal(table.guest, words):
-            result = translate(words.reshape(count, 2), self.memory, shift, ram)
+            result = translate(words.reshape(reach, 2), self.memory, shift, ram)
+            if table.guest is not None and len(table.guest) > 2 * reach:
+                counters.entries_changed += self._store(table.address, np.zeros((count, 2), np.uint32))
             counters.entries_changed += self._store(table.address, result.words)
             table.guest, table.ram = words, ram
             table.present, table.system, table.refused = result.present, result.system, result.refused
@@ -274,8 +277,17 @@ class BarTable:
         self._addresses.fill(-1)
         self.entries.fill(0)
 
-    def rebuild(self, directory: int, counters: Counters) -> None:
-        """Read the tables of the aperture's first directory entry again."""
+    def rebuild(self, directory: int, limit: int, counters: Counters) -> None:
+        """Read the tables of the aperture's first directory entry again.
+
+        Parameters
+        ----------
+        directory : int
+            Guest VRAM address of the page directory, 0 for none.
+        limit : int
+            Last address of the aperture, from the instance block.
+        """
+        pages = min(self.pages, (limit >> SMALL_SHIFT) + 1)
         counters.shadow_passes += 1
         counters.entries_visited += 1
         counters.shadow_reads += 2
@@ -288,15 +300,15 @@ class BarTable:
             big, small = int(words[0]), int(words[1])
             ratio = 1 << (LARGE_SHIFT - SMALL_SHIFT)
             if big & PDE_TARGET:
-                count = min(large_entries(big), -(-self.pages // ratio))
+                count = min(large_entries(big), -(-pages // ratio))
                 large = self._read(big, count, LARGE_SHIFT, counters)
-                spread = np.repeat(large, ratio, axis=0)[: self.pages]
-                step = np.tile(np.arange(ratio, dtype=np.uint32) << np.uint32(4), count)[: self.pages]
+                spread = np.repeat(large, ratio, axis=0)[:pages]
+                step = np.tile(np.arange(ratio, dtype=np.uint32) << np.uint32(4), count)[:pages]
                 spread[:, 0] += np.where(spread[:, 0] & 1, step[: len(spread)], 0).astype(np.uint32)
                 entries[: len(spread)] = spread
             if small & PDE_TARGET:
-                table = self._read(small, self.pages, SMALL_SHIFT, counters)
-                present = (table[:, 0] & 1).astype(np.bool_)
+                table = self._read(small, pages, SMALL_SHIFT, counters)
+                present = np.flatnonzero(table[:, 0] & 1)
                 entries[present] = table[present]
         # Only video memory can be seen through an aperture of a virtual GPU.
         seen = ((entries[:, 0] & 1) == 1) & ((entries[:, 1] >> 1) & 3 == 0)
