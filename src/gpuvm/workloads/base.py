@@ -1,7 +1,8 @@
-"""What a workload is: inputs of two sizes, a program over the CUDA driver API, a reference answer and a verdict.
+"""What a workload is: inputs, a program over the CUDA driver API, a reference answer and a verdict.
 
-Everything above (the lab, the command) drives the benchmark programs through `Workload` alone. A workload knows no GPU,
-no hypervisor and no guest: `run` gets an object with the functions of `cuda.bindings.driver` and a clock.
+Everything above (the lab, the command) drives the benchmark programs through `Workload` alone. A workload
+knows no GPU, no hypervisor and no guest: `run` gets an object with the functions of `cuda.bindings.driver`
+and a clock.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class Workload(abc.ABC):
         self._cache: OrderedDict[tuple[object, ...], Inputs] = OrderedDict()
         self._lock = threading.Lock()
 
-    def inputs(self, size: str, data: Path | None = None, seed: int = SEED, **parameters: int | float) -> Inputs:
+    def inputs(
+        self, size: str, data: Path | None = None, seed: int = SEED, **parameters: int | float
+    ) -> Inputs:
         """The input of a size, made deterministically from `seed` or read from `data`; cached.
 
         Parameters
@@ -123,7 +126,8 @@ class Workload(abc.ABC):
             Unknown size or parameter, or a file that is missing or not in Rodinia's format.
         """
         if size not in self.sizes:
-            raise WorkloadError(f"the size of {self.name} must be one of {', '.join(self.sizes)}, not {size!r}")
+            known = ", ".join(self.sizes)
+            raise WorkloadError(f"the size of {self.name} must be one of {known}, not {size!r}")
         values = dict(self.sizes[size])
         for key, value in parameters.items():
             if key not in values:
@@ -146,7 +150,7 @@ class Workload(abc.ABC):
         found = None
         if data is not None:
             if not data.is_dir():
-                raise WorkloadError(f"the data directory must exist and hold Rodinia's folders, but {data} does not")
+                raise WorkloadError(f"the data directory must hold Rodinia's folders, but {data} is none")
             found = self.read(data, values)
         if found is None:
             found = Source(self.generate(values, np.random.default_rng(seed)), GENERATED)
@@ -156,7 +160,7 @@ class Workload(abc.ABC):
             array.setflags(write=False)
         return Inputs(self.name, size, found.text, values, arrays)
 
-    def validate(self, parameters: Parameters) -> None:
+    def validate(self, parameters: Parameters) -> None:  # noqa: B027 - most sizes need no check
         """Refuse parameters that the program cannot run with, by `WorkloadError`."""
 
     def read(self, data: Path, parameters: Parameters) -> Source | None:
@@ -202,7 +206,7 @@ class Workload(abc.ABC):
 
     @abc.abstractmethod
     def check(self, inputs: Inputs, outputs: Arrays) -> Verdict:
-        """Compare every element of `outputs` with the reference: integers exactly, floats within a stated bound."""
+        """Compare every element with the reference: integers exactly, floats within a stated bound."""
 
     def forget(self) -> None:
         """Drop cached inputs and answers."""

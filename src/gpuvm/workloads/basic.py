@@ -68,7 +68,7 @@ class Loop(Workload):
         return {"state": state}
 
     def compute(self, inputs: Inputs) -> Arrays:
-        """In closed form: a step is linear over GF(2), so n steps are the n-th power of its 32 x 32 bit matrix."""
+        """In closed form: a step is linear over GF(2), so n steps are the n-th power of its bit matrix."""
         state = int(inputs["state"][0])
         step = [_step(1 << bit) for bit in range(32)]
         n = inputs.count("n")

@@ -32,7 +32,7 @@ class Bfs(Workload):
             raise WorkloadError(f"nodes of BFS must be a whole number from 1 to {1 << 24}, not {nodes}")
 
     def generate(self, parameters: Parameters, rng: np.random.Generator) -> Arrays:
-        """A random graph as Rodinia's generator makes: each node links to 2 to 4 others, both ways: degree 6 on average."""
+        """As Rodinia's generator: each node links to 2 to 4 others, both ways: degree 6 on average."""
         count = int(parameters["nodes"])
         near = np.repeat(np.arange(count, dtype=np.int64), rng.integers(2, 5, count))
         far = rng.integers(0, count, near.size, dtype=np.int64)
@@ -43,7 +43,7 @@ class Bfs(Workload):
         return {"nodes": nodes, "edges": (links & 0xFFFFFFFF).astype(np.int32)}
 
     def read(self, data: Path, parameters: Parameters) -> Source | None:
-        """The largest graph file for the paper's size and the smallest for the small one, by size of the file."""
+        """The largest graph file there for the paper's size, the smallest for the small one."""
         folder = data / "bfs"
         found = sorted(folder.glob("graph*.txt"), key=lambda path: (path.stat().st_size, path.name))
         if not found:

@@ -19,7 +19,10 @@ class Copy(Workload):
     name = "CPY"
     title = "copy to the device and back"
     # The small size is no multiple of a page, nor of the words that a copy engine moves.
-    sizes: ClassVar[Mapping[str, Parameters]] = {"paper": {"bytes": 256 << 20}, "small": {"bytes": (1 << 20) + 4099}}
+    sizes: ClassVar[Mapping[str, Parameters]] = {
+        "paper": {"bytes": 256 << 20},
+        "small": {"bytes": (1 << 20) + 4099},
+    }
 
     def validate(self, parameters: Parameters) -> None:
         count = parameters["bytes"]
@@ -57,7 +60,7 @@ class Copy(Workload):
 
 
 class PinnedCopy(Copy):
-    """PINCPY: 256 MiB from pinned memory to the device and back; the host needs that much memory it can pin."""
+    """PINCPY: 256 MiB from pinned memory to the device and back; the host must be able to pin that much."""
 
     name = "PINCPY"
     title = "copy from pinned memory and back"
@@ -68,7 +71,7 @@ class PinnedCopy(Copy):
             with clock.phase("init"):
                 host = gpu.pin(data.nbytes)
                 buffer = gpu.allocate(data.nbytes)
-            pinned = np.frombuffer((ctypes.c_uint8 * data.nbytes).from_address(host), np.uint8)
+            pinned = np.ctypeslib.as_array((ctypes.c_uint8 * data.nbytes).from_address(host))
             pinned[:] = data
             with clock.phase("htod"):
                 gpu.upload(buffer, pinned)

@@ -1,4 +1,4 @@
-"""Readers of Rodinia's input formats. Each raises `WorkloadError` with one sentence when a file is not what it must be."""
+"""Readers of Rodinia's input formats; a file that is not what it must be is a `WorkloadError`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from gpuvm.workloads.base import Array, WorkloadError
 
 RECORD = 49
 """Bytes of one record of a hurricane file, line end included."""
+GRAY_MAP = re.compile(rb"(P[25])" + 3 * rb"\s+(?:#[^\n]*\n\s*)*(\d+)" + rb"\s")
+"""Header of a portable gray map: kind, columns, rows, deepest value, with comments between."""
 LATITUDE = slice(27, 32)
 LONGITUDE = slice(33, 38)
 
@@ -72,14 +74,16 @@ def records(path: Path) -> Array:
         try:
             columns.append(np.char.strip(field).astype(np.float32))
         except ValueError as error:
-            raise WorkloadError(f"{path} must hold positions in columns {part.start} to {part.stop}: {error}") from None
+            raise WorkloadError(
+                f"{path} must hold numbers in columns {part.start} to {part.stop - 1}, but: {error}"
+            ) from None
     return np.stack(columns, axis=1)
 
 
 def image(path: Path) -> Array:
     """A portable gray map (plain or raw), shape (rows, columns), float32."""
     content = load(path)
-    header = re.match(rb"(P[25])\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)\s", content)
+    header = GRAY_MAP.match(content)
     if header is None:
         raise WorkloadError(f"{path} must be a portable gray map (P2 or P5), but its header is not one")
     kind, columns, rows, deepest = header[1], int(header[2]), int(header[3]), int(header[4])
@@ -93,7 +97,7 @@ def image(path: Path) -> Array:
 
 
 def graph(path: Path) -> tuple[Array, Array, int]:
-    """A graph: node table (first edge, edge count) as int32 (nodes, 2), edge targets as int32, and the source node."""
+    """A graph: nodes (first edge, edge count) of shape (nodes, 2), edge targets, and the source."""
     values = integers(load(path), path)
     count = int(values[0]) if values.size else 0
     head = 1 + 2 * count
@@ -103,11 +107,13 @@ def graph(path: Path) -> tuple[Array, Array, int]:
     source, edge_count = int(values[head]), int(values[head + 1])
     rest = values[head + 2 :]
     if rest.size != 2 * edge_count:
-        raise WorkloadError(f"{path} must hold {edge_count} edges (target, weight), but holds {rest.size / 2:g}")
+        raise WorkloadError(
+            f"{path} must hold {edge_count} edges (target, weight), but holds {rest.size / 2:g}"
+        )
     targets = rest[::2]
     ends = nodes[:, 0] + nodes[:, 1]
     if not 0 <= source < count or nodes.min() < 0 or ends.max() > edge_count:
         raise WorkloadError(f"{path} must name a source and edges that exist, but does not")
-    if edge_count and not (0 <= targets.min() and targets.max() < count):
+    if edge_count and not (targets.min() >= 0 and targets.max() < count):
         raise WorkloadError(f"the edges of {path} must end at nodes 0 to {count - 1}, but one does not")
     return nodes.astype(np.int32), targets.astype(np.int32), source

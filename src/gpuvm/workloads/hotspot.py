@@ -40,7 +40,8 @@ class Hotspot(Workload):
 
     def validate(self, parameters: Parameters) -> None:
         n, steps, pyramid = (parameters[key] for key in ("n", "steps", "pyramid"))
-        if not (n >= 2 and steps >= 1 and 1 <= pyramid < TILE // 2) or any(x != int(x) for x in (n, steps, pyramid)):
+        whole = all(x == int(x) for x in (n, steps, pyramid))
+        if not (whole and n >= 2 and steps >= 1 and 1 <= pyramid < TILE // 2):
             raise WorkloadError(
                 f"HS needs n of at least 2, steps of at least 1 and a pyramid of 1 to {TILE // 2 - 1}, "
                 f"all whole, not n={n}, steps={steps}, pyramid={pyramid}"
@@ -97,14 +98,15 @@ class Hotspot(Workload):
         return {"temperature": now}
 
     def check(self, inputs: Inputs, outputs: Arrays) -> Verdict:
-        # A step is a weighted mean of neighbours: it does not amplify errors and adds under two units in the last place.
+        # A step is a weighted mean of neighbours: it amplifies no error and adds under two units in the last
+        # place of the largest temperature.
         want = self.reference(inputs)["temperature"]
         bound = 2.0 * inputs.count("steps") * float(np.spacing(np.float32(np.abs(want).max())))
         return close("temperature", outputs, want, bound)
 
 
 def coefficients(n: int) -> tuple[float, float, float, float]:
-    """Step over capacitance, and the inverse of the thermal resistances in x, y and z, of one of n x n cells."""
+    """Step over capacitance, and inverse thermal resistances in x, y and z, of one of n x n cells."""
     cell = EDGE / n
     capacitance = CAPACITANCE_FACTOR * SPECIFIC_HEAT * THICKNESS * cell * cell
     resistance_xy = cell / (2.0 * CONDUCTIVITY * THICKNESS * cell)

@@ -1,4 +1,4 @@
-"""MADD, MMUL, FMADD, FMMUL: sums and products of square matrices, unsigned words or floats, 16 x 16 threads a block."""
+"""MADD, MMUL, FMADD, FMMUL: sums and products of square matrices of words or floats."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ class Fmmul(_Floats):
         return {"c": inputs["a"].astype(np.float64) @ inputs["b"].astype(np.float64)}
 
     def check(self, inputs: Inputs, outputs: Arrays) -> Verdict:
-        # A sum of n products, in any order and fused or not, errs by less than n roundings of the sum of magnitudes
-        # (both matrices are positive, so that is the result itself).
+        # A sum of n products, in any order, fused or not, errs by less than n roundings of the sum of
+        # magnitudes (both matrices are positive, so that is the result itself).
         want = self.reference(inputs)["c"]
         return close("c", outputs, want, inputs.count("n") * UNIT_ROUNDOFF * want)
 
 
 def product_of_words(a: Array, b: Array) -> Array:
-    """Matrix product modulo 2**32, exact, through float products of 16-bit halves (each sum stays below 2**53)."""
+    """Matrix product modulo 2**32, exact: float products of 16-bit halves, whose sums stay below 2**53."""
     low_a, low_b = (a & 0xFFFF).astype(np.float64), (b & 0xFFFF).astype(np.float64)
     high_a, high_b = (a >> 16).astype(np.float64), (b >> 16).astype(np.float64)
     low = (low_a @ low_b).astype(np.uint64)

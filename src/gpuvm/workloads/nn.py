@@ -46,7 +46,8 @@ class NearestNeighbours(Workload):
         positions = np.concatenate([files.records(data / "nn" / name) for name in FILES])
         count = min(int(parameters["records"]), len(positions))
         if count < parameters["k"]:
-            raise WorkloadError(f"the record files must hold at least k={parameters['k']} records, not {count}")
+            k = parameters["k"]
+            raise WorkloadError(f"the record files must hold at least k={k} records, not {count}")
         text = f"nn/{FILES[0]} to {FILES[-1]}"
         if count < len(positions):
             text += f" (first {count} records)"
@@ -80,7 +81,7 @@ class NearestNeighbours(Workload):
         verdict = close("distances", outputs, want, 4 * 2.0**-24 * want + 1e-30)
         if not verdict:
             return verdict
-        # Which of two records at one distance comes first is settled by the distances that the device computed.
+        # Which of two records at one distance comes first, the distances that the device computed settle.
         return worst(verdict, exact("nearest", outputs, nearest(outputs["distances"], inputs.count("k"))))
 
 

@@ -1,4 +1,4 @@
-"""What the benchmark programs share on the CUDA side: error check, context, module, buffers, launch, orderly close.
+"""What the benchmark programs share on the CUDA side: error check, context, module, buffers, launch, close.
 
 Written against `cuda.bindings.driver` as it is: every call returns a tuple whose first element is the error.
 """
@@ -16,6 +16,8 @@ import numpy as np
 from gpuvm.workloads.base import Array, Clock
 
 Dimensions = tuple[int, int, int]
+Argument = tuple[Any, int | float]
+"""A kernel argument: ctypes type and value."""
 
 
 class CudaError(RuntimeError):
@@ -89,7 +91,7 @@ class Program:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error every call may fail again; the first error is the one to tell, but each release is tried.
+        # After an error every call may fail again: each release is tried, the first error is the one told.
         with self.clock.phase("close"):
             results = [(self.cu.cuMemFree(pointer), "cuMemFree") for pointer in self._buffers]
             results += [(self.cu.cuMemFreeHost(pointer), "cuMemFreeHost") for pointer in self._pinned]
@@ -103,14 +105,14 @@ class Program:
     def function(self, name: str) -> Any:
         """The kernel `name` of the module."""
         if name not in self._functions:
-            found = check(self.cu.cuModuleGetFunction(self.module, name.encode()), f"cuModuleGetFunction({name})")
-            self._functions[name] = found
+            result = self.cu.cuModuleGetFunction(self.module, name.encode())
+            self._functions[name] = check(result, f"cuModuleGetFunction({name})")
         return self._functions[name]
 
     def symbol(self, name: str) -> int:
         """Device address of the module's variable `name`."""
-        pointer, _ = check(self.cu.cuModuleGetGlobal(self.module, name.encode()), f"cuModuleGetGlobal({name})")
-        return int(pointer)
+        result = self.cu.cuModuleGetGlobal(self.module, name.encode())
+        return int(check(result, f"cuModuleGetGlobal({name})")[0])
 
     def allocate(self, size: int) -> int:
         """Device address of `size` new bytes."""
@@ -139,7 +141,7 @@ class Program:
         name: str,
         grid: tuple[int, ...],
         block: tuple[int, ...],
-        arguments: Sequence[tuple[Any, Any]],
+        arguments: Sequence[Argument],
     ) -> None:
         """Launch a kernel; `arguments` are pairs of ctypes type and value. Does not wait."""
         values = tuple(value for _, value in arguments)
@@ -154,17 +156,17 @@ class Program:
         check(self.cu.cuCtxSynchronize(), "cuCtxSynchronize")
 
 
-def pointer(value: int) -> tuple[Any, int]:
+def pointer(value: int) -> Argument:
     """A device address as a kernel argument."""
     return (ctypes.c_void_p, value)
 
 
-def i32(value: int) -> tuple[Any, int]:
+def i32(value: int) -> Argument:
     """An int as a kernel argument."""
     return (ctypes.c_int, value)
 
 
-def f32(value: float) -> tuple[Any, float]:
+def f32(value: float) -> Argument:
     """A float as a kernel argument."""
     return (ctypes.c_float, float(np.float32(value)))
 

@@ -20,7 +20,7 @@ class Verdict:
     error : str
         One sentence on what is wrong; empty if nothing is.
     deviation : float
-        Largest absolute difference of any element (0.0 for an exact match, infinity for a missing or misshapen result).
+        Largest absolute difference of any element; infinity for a missing or misshapen result.
     where : str
         The element that deviates most, e.g. "temperature[3, 17]"; empty if none does.
     """

@@ -1,6 +1,7 @@
-"""Makes the `.ptx` beside every `.cu` of this folder with NVRTC: `python -m gpuvm.workloads.kernels.build [--check]`.
+"""Makes the `.ptx` beside every `.cu` here with NVRTC: `python -m gpuvm.workloads.kernels.build [--check]`.
 
-The PTX opens with a comment that names the hash of its source, so that a test sees a kernel that was changed but not built.
+The PTX opens with a comment that names the hash of its source, so that a test sees a kernel that was changed
+but not built.
 Needs the optional extra `cuda`.
 """
 
@@ -31,7 +32,7 @@ def recorded(ptx: Path) -> str:
     """The source hash that a PTX file names."""
     first = ptx.read_text().partition("\n")[0]
     if not first.startswith(MARK):
-        raise ValueError(f"{ptx.name} must open with '{MARK.strip()}', but opens with {first[:60]!r}; run build.py")
+        raise ValueError(f"{ptx.name} must open with '{MARK.strip()}', not {first[:60]!r}; run build.py")
     return first.removeprefix(MARK).strip()
 
 
