@@ -31,9 +31,14 @@ def test_what_moves_in_a_phase_is_counted_there() -> None:
 def test_a_phase_that_fails_is_counted_and_closed() -> None:
     counters = Counters(traps=0)
     clock = PhaseClock(counters.read)
-    with pytest.raises(RuntimeError), clock.phase("init"):
-        counters["traps"] = 7
-        raise RuntimeError
+
+    def fail() -> None:
+        with clock.phase("init"):
+            counters["traps"] = 7
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     with clock.phase("close"):
         counters["traps"] = 8
     assert clock.phases["init"].counters == {"traps": 7}

@@ -1,4 +1,4 @@
-"""Runs workloads in virtual machines side by side: one thread a machine, a common start, each result checked."""
+"""Runs workloads in virtual machines side by side: a thread a machine, a common start, each result checked."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class Run:
 def run_together(jobs: Sequence[Job], observer: Observer | None = None) -> list[Run]:
     """Run jobs at the same time, at most one a machine, and check each result afterwards.
 
-    All programs start together; results are compared with the reference when the last one has ended, so that no check
-    takes time from a program. A job that fails does not disturb the others.
+    All programs start together; results are compared with the reference when the last one has ended, so that
+    no check takes time from a program. A job that fails does not disturb the others.
     """
     if len({id(job.guest) for job in jobs}) != len(jobs):
         raise ValueError("jobs that run together must be in different machines")
@@ -141,7 +141,7 @@ def _run(job: Job, start: threading.Barrier, observer: Observer | None) -> tuple
         run.error = str(error)
         outputs = None
     except Exception as error:
-        # A defect of the program or below it: it fails this run and is told in full, the other machines go on.
+        # A defect of the program or below: it fails this run and is told in full; the others go on.
         log.exception("a workload ended by an exception", workload=run.workload, mode=run.mode, vm=run.vm)
         run.error = f"{type(error).__name__}: {error}"
         outputs = None
