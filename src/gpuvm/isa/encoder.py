@@ -1,0 +1,100 @@
+"""`Instruction` -> machine code: the decoder's inverse, from the same rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuvm.isa.errors import EncodeError, FieldError
+from gpuvm.isa.instruction import PT, Instruction
+from gpuvm.isa.tables import BY_NAME, find
+
+if TYPE_CHECKING:
+    from gpuvm.isa.rows import Row
+
+
+def _encode_row(row: Row, instruction: Instruction, pc: int) -> tuple[int, int]:
+    """(word, 0) on success; raises FieldError with how far it came as second argument."""
+    if len(instruction.dst) != len(row.dst) or len(instruction.src) != len(row.src):
+        error = FieldError(
+            f"it takes {len(row.dst)} destination(s) and {len(row.src)} source(s),"
+            f" got {len(instruction.dst)} and {len(instruction.src)}"
+        )
+        raise _Attempt(error, 0)
+    word = row.match
+    reached = 1
+    try:
+        mods = instruction.mods
+        for mod in row.mods:
+            word |= mod.write(mods[mod.name] if mod.name in mods else mod.default)
+            reached += 1
+        for field, operand in zip(row.dst, instruction.dst, strict=True):
+            word |= field.write(operand, pc)
+            reached += 1
+        for field, operand in zip(row.src, instruction.src, strict=True):
+            word |= field.write(operand, pc)
+            reached += 1
+        if row.guarded:
+            word |= instruction.guard.index << 10 | instruction.guard.inv << 13
+        elif instruction.guard.index != PT or instruction.guard.inv:
+            raise FieldError(f"it acts for the whole warp and takes no guard, got {instruction.guard}")
+        if instruction.sync:
+            if not row.syncable:
+                raise FieldError("it has no .S flag")
+            word |= 1 << 4
+        if row.paired:
+            for field, operand in zip((*row.dst, *row.src), (*instruction.dst, *instruction.src), strict=True):
+                if field.read(word, pc) != operand:
+                    raise FieldError("its third source must be its destination")
+    except FieldError as error:
+        raise _Attempt(error, reached) from None
+    return word, 0
+
+
+class _Attempt(Exception):
+    """A row did not fit; the one that came furthest explains best."""
+
+    def __init__(self, error: FieldError, reached: int) -> None:
+        super().__init__(str(error))
+        self.reached = reached
+
+
+def encode_word(instruction: Instruction, pc: int = 0) -> int:
+    """Word of `instruction`, of `instruction.size` bytes, at byte offset `pc`.
+
+    Modifiers that the instruction does not name have their defaults. The short form is used only if `size` is 4.
+
+    Raises
+    ------
+    EncodeError
+        No form of the operation takes these operands, modifiers, guard and size.
+    """
+    rows = BY_NAME.get(instruction.name)
+    if rows is None:
+        raise EncodeError(f"{instruction.name} is no GF100 operation")
+    if not 0 <= instruction.guard.index <= 7:
+        raise EncodeError(f"{instruction.name}: the guard must be P0 to P6 or PT, got {instruction.guard.index}")
+    unknown = set(instruction.mods) - {mod.name for mod in rows[0].mods}
+    if unknown:
+        known = ", ".join(mod.name for mod in rows[0].mods) or "none"
+        raise EncodeError(f"{instruction.name} has no modifier {', '.join(sorted(unknown))}; it has: {known}")
+    best: _Attempt | None = None
+    for row in rows:
+        if row.size != instruction.size:
+            continue
+        try:
+            word, _ = _encode_row(row, instruction, pc)
+        except _Attempt as attempt:
+            if best is None or attempt.reached > best.reached:
+                best = attempt
+            continue
+        if find(word, row.size) is row:
+            return word
+        best = _Attempt(FieldError("these operands and modifiers mean another form of the instruction"), 1 << 10)
+    if best is None:
+        raise EncodeError(f"{instruction.name} has no form of {instruction.size} bytes")
+    raise EncodeError(f"{instruction.name}: {best}")
+
+
+def encode(instruction: Instruction, pc: int = 0) -> bytes:
+    """Machine code of `instruction` at byte offset `pc`, in memory order; see `encode_word`."""
+    return encode_word(instruction, pc).to_bytes(instruction.size, "little")
