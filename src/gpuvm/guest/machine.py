@@ -1,4 +1,5 @@
-"""What the guest's driver needs of the machine that it runs in: RAM at bus address 0, PCI devices, interrupts.
+"""What the guest's driver needs of the machine that it runs in: RAM at bus address 0, PCI devices,
+interrupts.
 `gpuvm.vmm.inprocess` implements it.
 """
 
@@ -16,8 +17,8 @@ from gpuvm.pci.memory import PAGE, MemoryRegion
 class RamPages:
     """Page allocator of a machine's RAM: what an operating system's page allocator is to its drivers.
 
-    A request is met with as few contiguous runs of pages as possible; freed pages read 0 again when they are handed out next
-    and cost the host nothing meanwhile.
+    A request is met with as few contiguous runs of pages as possible; freed pages read 0 again when they are
+    handed out next and cost the host nothing meanwhile.
 
     Parameters
     ----------
@@ -92,6 +93,6 @@ class Machine(Protocol):
     def on_interrupt(self, device: PciDevice, handler: Callable[[], None] | None) -> None:
         """Call `handler` at each interrupt (MSI or asserted INTx) of `device`; None stops it.
 
-        The handler is a top half: it may be called from any thread, the device's own included, takes no lock that is held
-        over a device access and touches no device.
+        The handler is a top half: it may be called from any thread, the device's own included, takes no lock
+        that is held over a device access and touches no device.
         """

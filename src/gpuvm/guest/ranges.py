@@ -1,4 +1,5 @@
-"""A first-fit allocator of address ranges: RAM pages, VRAM, GPU virtual addresses and BAR windows are all handed out by it."""
+"""A first-fit allocator of address ranges: RAM pages, VRAM, GPU virtual addresses and BAR windows are all
+handed out by it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,176 @@
+"""PFIFO: the playlist, the USERD (doorbell) area in BAR1, channel numbers and instance blocks."""
+
+from __future__ import annotations
+
+import struct
+
+from gpuvm.guest.driver.errors import OutOfMemory
+from gpuvm.guest.driver.function import Function
+from gpuvm.guest.driver.hardware import (
+    BAR_VRAM,
+    BIG_PAGE,
+    BIG_SHIFT,
+    BIG_TABLE_SIZE,
+    DIRECTORY_SIZE,
+    ENABLE_PFIFO,
+    INSTANCE_DIRECTORY,
+    INSTANCE_LIMIT,
+    INSTANCE_SIZE,
+    PDE_VRAM,
+    PTE_PRESENT,
+    SUBFIFO_STRIDE,
+    USERD_GP_PUT,
+    USERD_SIZE,
+    Reg,
+)
+from gpuvm.guest.driver.instance import Instance, InstanceMemory
+from gpuvm.guest.driver.space import SPACE_LIMIT
+
+CHANNELS = 128
+PLAYLIST_SIZE = 0x1000
+RAMFC_CONSTANTS = (
+    (0x10, 0x0000FACE), (0x30, 0xFFFFF902), (0x54, 0x00000002), (0x84, 0x20400000), (0x94, 0x30000001),
+    (0x9C, 0x00000100), (0xA4, 0x1F1F1F1F), (0xA8, 0x1F1F1F1F), (0xAC, 0x0000001F), (0xB8, 0xF8000000),
+    (0xF8, 0x10003080), (0xFC, 0x10000010),
+)  # fmt: skip
+"""Words of a fresh channel's RAMFC whose meaning is not public, as nouveau writes them."""
+
+
+class Fifo:
+    """PFIFO and its channel table.
+
+    Attributes
+    ----------
+    subfifos : int
+        PBDMA units.
+    """
+
+    def __init__(self, function: Function, memory: InstanceMemory) -> None:
+        self._function = function
+        self._memory = memory
+        self._running: set[int] = set()
+        self._numbers = set(range(1, CHANNELS))
+        self._playlists = [memory.allocate(PLAYLIST_SIZE), memory.allocate(PLAYLIST_SIZE)]
+        self._userd_size = -(-CHANNELS * USERD_SIZE // BIG_PAGE) * BIG_PAGE
+        self._userd = memory.vram.allocate(self._userd_size, BIG_PAGE)
+        self._bar1 = self._map_userd()
+        function.mask(Reg.PMC_ENABLE, ENABLE_PFIFO, 0)
+        function.mask(Reg.PMC_ENABLE, 0, ENABLE_PFIFO)
+        function.write(Reg.PMC_SUBFIFO_ENABLE, 0xFFFFFFFF)
+        function.write(Reg.PFIFO_SUBFIFO_ENABLE, 0xFFFFFFFF)
+        self.subfifos = function.read(Reg.PMC_SUBFIFO_ENABLE).bit_count()
+        if self.subfifos >= 3:
+            for engine, unit in enumerate((0, 1, 1, 1, 2, 1)):
+                function.write(Reg.PFIFO_ENGINE_SUBFIFO + 4 * engine, ~(1 << unit))
+        for unit in range(self.subfifos):
+            at = SUBFIFO_STRIDE * unit
+            function.mask(Reg.SUBFIFO_CONTROL + at, 0x10000100, 0)
+            function.write(Reg.SUBFIFO_INTR + at, 0xFFFFFFFF)
+            function.write(Reg.SUBFIFO_INTR_EN + at, 0xFFFFFEFF)
+        function.mask(Reg.PFIFO_ENABLE, 0, 1)
+        function.write(Reg.PFIFO_USERD_BASE, 0x10000000)
+        function.write(Reg.PFIFO_RUNLIST_INTR, 0xFFFFFFFF)
+
+    @property
+    def channels_in_use(self) -> int:
+        return CHANNELS - 1 - len(self._numbers)
+
+    def take_number(self) -> int:
+        """Return a free channel number.
+
+        Raises
+        ------
+        OutOfMemory
+        """
+        if not self._numbers:
+            raise OutOfMemory(f"PFIFO has {CHANNELS} channels and all are in use: destroy a context first")
+        number = min(self._numbers)
+        self._numbers.remove(number)
+        return number
+
+    def doorbell(self, number: int) -> int:
+        """BAR1 offset of a channel's GP_PUT."""
+        return number * USERD_SIZE + USERD_GP_PUT
+
+    def new_block(self, number: int, directory: int, ring: int, entries: int) -> Instance:
+        """Make a channel's instance block.
+
+        Parameters
+        ----------
+        directory : int
+            What the block's page directory word holds.
+        ring, entries : int
+            GPU virtual address of the GPFIFO and its number of entries, a power of two.
+        """
+        block = self._memory.allocate(INSTANCE_SIZE, INSTANCE_SIZE, zero=False)
+        data = bytearray(INSTANCE_SIZE)
+        struct.pack_into("<Q", data, 0x08, self._userd + number * USERD_SIZE)
+        struct.pack_into("<II", data, 0x48, ring & 0xFFFFFFFF, entries.bit_length() - 1 << 16 | ring >> 32)
+        for offset, value in RAMFC_CONSTANTS:
+            struct.pack_into("<I", data, offset, value)
+        struct.pack_into("<QQ", data, INSTANCE_DIRECTORY, directory, SPACE_LIMIT)
+        block.write(0, bytes(data))
+        # The USERD page may hold the last user's pointers.
+        self._function.device.write_block(BAR_VRAM, number * USERD_SIZE, bytes(0x100), 4)
+        return block
+
+    def start(self, number: int, block: Instance) -> None:
+        """Put a channel on the playlist."""
+        self._memory.flush()
+        self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0xC0000000 | block.address >> 12)
+        self._function.write(Reg.PFIFO_CHANNEL + 8 * number + 4, 0x001F0001)
+        self._running.add(number)
+        self._update_playlist()
+
+    def stop(self, number: int) -> None:
+        """Take a channel off the playlist and wait until no engine runs it."""
+        function = self._function
+        self._running.discard(number)
+        function.mask(Reg.PFIFO_CHANNEL + 8 * number + 4, 1, 0)
+        function.write(Reg.PFIFO_CHANNEL_KILL, number)
+        function.wait(Reg.PFIFO_CHANNEL_KILL, 0x00100000, 0, "channel kill")
+        self._update_playlist()
+
+    def remove(self, number: int) -> None:
+        """Forget a stopped channel's instance block and free its number."""
+        self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0)
+        self._numbers.add(number)
+
+    def close(self) -> None:
+        self._function.write(Reg.PBUS_BAR1_INSTANCE, 0)
+        for instance in [*self._playlists, *self._bar1]:
+            instance.free()
+        self._memory.vram.free(self._userd, self._userd_size)
+
+    def _update_playlist(self) -> None:
+        function = self._function
+        playlist = self._playlists[0]
+        self._playlists.reverse()
+        if self._running:
+            playlist.write(0, b"".join(struct.pack("<II", number, 4) for number in sorted(self._running)))
+        self._memory.flush()
+        function.write(Reg.PFIFO_PLAYLIST, playlist.address >> 12)
+        function.write(Reg.PFIFO_PLAYLIST_COUNT, 0x01F00000 | len(self._running))
+        function.wait(Reg.PFIFO_PLAYLIST_STATUS, 0x00100000, 0, "playlist update")
+
+    def _map_userd(self) -> list[Instance]:
+        """Make BAR1's address space and show the USERD area at its start."""
+        memory = self._memory
+        table = memory.allocate(BIG_TABLE_SIZE)
+        directory = memory.allocate(DIRECTORY_SIZE)
+        block = memory.allocate(INSTANCE_SIZE)
+        table.write(
+            0,
+            b"".join(
+                struct.pack("<Q", self._userd + at >> 8 | PTE_PRESENT)
+                for at in range(0, self._userd_size, 1 << BIG_SHIFT)
+            ),
+        )
+        directory.write(0, struct.pack("<II", PDE_VRAM | table.address >> 8, 0))
+        size = self._function.bar_sizes[BAR_VRAM]
+        block.write(INSTANCE_DIRECTORY, struct.pack("<Q", directory.address))
+        block.write(INSTANCE_LIMIT, struct.pack("<Q", size - 1))
+        memory.flush()
+        self._function.write(Reg.PBUS_BAR1_INSTANCE, 0x80000000 | block.address >> 12)
+        memory.flush_tlb(directory.address, hub=True)
+        return [table, directory, block]
