@@ -1,0 +1,1 @@
+"""Reading PTX: text to a syntax tree. Knows nothing of machine code."""
