@@ -1,5 +1,5 @@
-"""CUDA C to PTX through NVRTC, for those who installed the optional extra `cuda`. The PTX is for compute_50, the
-oldest target that NVRTC 12 has; `compile_ptx` refuses what of it Fermi cannot do.
+"""CUDA C to PTX through NVRTC, for those who installed the optional extra `cuda`. The PTX is for compute_50,
+the oldest target that NVRTC 12 has; `compile_ptx` refuses what of it Fermi cannot do.
 """
 
 from __future__ import annotations
