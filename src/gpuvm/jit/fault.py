@@ -1,0 +1,346 @@
+"""Native entry, exit and fault handling: how a thread gets into translated code and always comes back out of it.
+
+The runtime here is LLVM IR and a little assembly, loaded once per process:
+
+- `gpuvm_enter(function, context)` saves the callee-saved registers, notes the stack pointer in the context and calls.
+- `gpuvm_escape` is the one way out: it restores from that stack pointer. `gpuvm_raise(context)` jumps there.
+- `gpuvm_handler` serves SIGSEGV and SIGBUS: in a thread that is inside translated code it records address, direction
+  and instruction pointer in the context and returns to `gpuvm_escape`; other faults go to the handler that was there.
+- `gpuvm_pool_run` and `gpuvm_worker` run one job on several threads; they wait on futexes, without the interpreter.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+from gpuvm.jit import layout as at
+from gpuvm.jit.native import Library, Target, libc_address, target
+
+# Pool: i32 sequence, i32 pending, i32 quit, i32 workers, ptr job.
+POOL_SEQUENCE, POOL_PENDING, POOL_QUIT, POOL_WORKERS, POOL_JOB, POOL_SIZE = 0, 64, 128, 132, 136, 192
+
+_ASSEMBLY = f"""
+.text
+.globl gpuvm_enter
+.type gpuvm_enter,@function
+.p2align 4
+gpuvm_enter:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  subq $8, %rsp
+  stmxcsr (%rsp)
+  movq %rsp, {at.SAVED_SP}(%rsi)
+  movq %rdi, %rax
+  movq %rsi, %rdi
+  callq *%rax
+.globl gpuvm_escape
+gpuvm_escape:
+  ldmxcsr (%rsp)
+  addq $8, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  retq
+.size gpuvm_enter, .-gpuvm_enter
+.globl gpuvm_raise
+.type gpuvm_raise,@function
+.p2align 4
+gpuvm_raise:
+  movq {at.SAVED_SP}(%rdi), %rsp
+  jmp gpuvm_escape
+.size gpuvm_raise, .-gpuvm_raise
+"""
+
+# ucontext_t of x86-64 Linux: gregs start at 40; RSP is the 15th, RIP the 16th, EFL the 17th, ERR the 19th.
+_RSP, _RIP, _EFL, _ERR = (40 + 8 * n for n in (15, 16, 17, 19))
+
+_IR = """
+declare void @gpuvm_enter(ptr, ptr)
+declare void @gpuvm_escape()
+declare ptr @pthread_getspecific(i32)
+declare i32 @pthread_setspecific(i32, ptr)
+declare i32 @sigaction(i32, ptr, ptr)
+declare i64 @syscall(i64, ...)
+
+@gpuvm_key = global i32 0
+@gpuvm_previous = global [32 x [152 x i8]] zeroinitializer
+@gpuvm_chained = global i32 0
+
+define void @gpuvm_run(ptr %function, ptr %context) ATTRS {
+  %key = load i32, ptr @gpuvm_key
+  %before = call ptr @pthread_getspecific(i32 %key)
+  %slot = getelementptr i8, ptr %context, i64 PREVIOUS
+  store ptr %before, ptr %slot
+  %a = call i32 @pthread_setspecific(i32 %key, ptr %context)
+  call void @gpuvm_enter(ptr %function, ptr %context)
+  %again = load i32, ptr @gpuvm_key
+  %back = load ptr, ptr %slot
+  %b = call i32 @pthread_setspecific(i32 %again, ptr %back)
+  ret void
+}
+
+define void @gpuvm_handler(i32 %signal, ptr %info, ptr %machine) ATTRS {
+  %key = load i32, ptr @gpuvm_key
+  %context = call ptr @pthread_getspecific(i32 %key)
+  %inside = icmp ne ptr %context, null
+  br i1 %inside, label %guest, label %other
+guest:
+  %p.address = getelementptr i8, ptr %info, i64 16
+  %address = load i64, ptr %p.address
+  %p.ip = getelementptr i8, ptr %machine, i64 RIP
+  %ip = load i64, ptr %p.ip
+  %p.err = getelementptr i8, ptr %machine, i64 ERRCODE
+  %err = load i64, ptr %p.err
+  %err1 = lshr i64 %err, 1
+  %err2 = and i64 %err1, 1
+  %write = trunc i64 %err2 to i32
+  %e.kind = getelementptr i8, ptr %context, i64 ERROR_KIND
+  store i32 -1, ptr %e.kind
+  %e.address = getelementptr i8, ptr %context, i64 ERROR_ADDRESS
+  store i64 %address, ptr %e.address
+  %e.write = getelementptr i8, ptr %context, i64 ERROR_WRITE
+  store i32 %write, ptr %e.write
+  %e.signal = getelementptr i8, ptr %context, i64 ERROR_SIGNAL
+  store i32 %signal, ptr %e.signal
+  %e.ip = getelementptr i8, ptr %context, i64 ERROR_IP
+  store i64 %ip, ptr %e.ip
+  %sp = load i64, ptr %context
+  %p.sp = getelementptr i8, ptr %machine, i64 RSP
+  store i64 %sp, ptr %p.sp
+  %out = ptrtoint ptr @gpuvm_escape to i64
+  store i64 %out, ptr %p.ip
+  %p.fl = getelementptr i8, ptr %machine, i64 EFL
+  store i64 514, ptr %p.fl
+  ret void
+other:
+  %times = atomicrmw add ptr @gpuvm_chained, i32 1 seq_cst
+  %wide = zext i32 %signal to i64
+  %saved = getelementptr [152 x i8], ptr @gpuvm_previous, i64 %wide
+  %handler = load i64, ptr %saved
+  %default = icmp ult i64 %handler, 2
+  %often = icmp sgt i32 %times, 8
+  %reset = or i1 %default, %often
+  br i1 %reset, label %die, label %chain
+die:
+  store i64 0, ptr %saved
+  %r = call i32 @sigaction(i32 %signal, ptr %saved, ptr null)
+  ret void
+chain:
+  %p.flags = getelementptr i8, ptr %saved, i64 136
+  %flags = load i32, ptr %p.flags
+  %three = and i32 %flags, 4
+  %is3 = icmp ne i32 %three, 0
+  %call = inttoptr i64 %handler to ptr
+  br i1 %is3, label %full, label %plain
+full:
+  call void %call(i32 %signal, ptr %info, ptr %machine)
+  ret void
+plain:
+  call void %call(i32 %signal)
+  ret void
+}
+
+define i32 @gpuvm_install(i32 %signal) ATTRS {
+  %now = alloca [152 x i8], align 16
+  %new = alloca [152 x i8], align 16
+  %a = call i32 @sigaction(i32 %signal, ptr null, ptr %now)
+  %handler = load ptr, ptr %now
+  %ours = icmp eq ptr %handler, @gpuvm_handler
+  br i1 %ours, label %done, label %set
+set:
+  %wide = zext i32 %signal to i64
+  %saved = getelementptr [152 x i8], ptr @gpuvm_previous, i64 %wide
+  call void @llvm.memcpy.p0.p0.i64(ptr %saved, ptr %now, i64 152, i1 false)
+  call void @llvm.memset.p0.i64(ptr %new, i8 0, i64 152, i1 false)
+  store ptr @gpuvm_handler, ptr %new
+  %p.flags = getelementptr i8, ptr %new, i64 136
+  store i32 1207959556, ptr %p.flags
+  store atomic i32 0, ptr @gpuvm_chained seq_cst, align 4
+  %b = call i32 @sigaction(i32 %signal, ptr %new, ptr null)
+  ret i32 1
+done:
+  ret i32 0
+}
+
+define void @gpuvm_job(ptr %job, i32 %index) ATTRS {
+  %p.function = getelementptr i8, ptr %job, i64 JOB_FUNCTION
+  %function = load ptr, ptr %p.function
+  %p.contexts = getelementptr i8, ptr %job, i64 JOB_CONTEXTS
+  %contexts = load ptr, ptr %p.contexts
+  %wide = zext i32 %index to i64
+  %p.context = getelementptr ptr, ptr %contexts, i64 %wide
+  %context = load ptr, ptr %p.context
+  call void @gpuvm_run(ptr %function, ptr %context)
+  ret void
+}
+
+define void @gpuvm_worker(ptr %pool, i32 %index) ATTRS {
+entry:
+  %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
+  %p.pending = getelementptr i8, ptr %pool, i64 POOL_PENDING
+  %p.quit = getelementptr i8, ptr %pool, i64 POOL_QUIT
+  %p.job = getelementptr i8, ptr %pool, i64 POOL_JOB
+  br label %idle
+idle:
+  %seen = phi i32 [ 0, %entry ], [ %now, %finish ]
+  br label %spin
+spin:
+  %turn = phi i32 [ 0, %idle ], [ %turn1, %again ]
+  %now = load atomic i32, ptr %p.sequence acquire, align 4
+  %fresh = icmp ne i32 %now, %seen
+  br i1 %fresh, label %wake, label %check
+check:
+  %few = icmp ult i32 %turn, 400
+  br i1 %few, label %pause, label %sleep
+pause:
+  call void @llvm.x86.sse2.pause()
+  br label %again
+sleep:
+  %w = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 128, i32 %seen, ptr null)
+  br label %again
+again:
+  %turn1 = add i32 %turn, 1
+  br label %spin
+wake:
+  %quit = load atomic i32, ptr %p.quit acquire, align 4
+  %leave = icmp ne i32 %quit, 0
+  br i1 %leave, label %out, label %work
+work:
+  %job = load ptr, ptr %p.job
+  call void @gpuvm_job(ptr %job, i32 %index)
+  %before = atomicrmw sub ptr %p.pending, i32 1 seq_cst
+  %last = icmp eq i32 %before, 1
+  br i1 %last, label %notify, label %finish
+notify:
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.pending, i32 129, i32 1, ptr null)
+  br label %finish
+finish:
+  br label %idle
+out:
+  ret void
+}
+
+define void @gpuvm_pool_run(ptr %pool, ptr %job) ATTRS {
+entry:
+  %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
+  %p.pending = getelementptr i8, ptr %pool, i64 POOL_PENDING
+  %p.workers = getelementptr i8, ptr %pool, i64 POOL_WORKERS
+  %p.job = getelementptr i8, ptr %pool, i64 POOL_JOB
+  %workers = load i32, ptr %p.workers
+  store ptr %job, ptr %p.job
+  store atomic i32 %workers, ptr %p.pending seq_cst, align 4
+  %s = atomicrmw add ptr %p.sequence, i32 1 seq_cst
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 2147483647, ptr null)
+  call void @gpuvm_job(ptr %job, i32 0)
+  br label %wait
+wait:
+  %turn = phi i32 [ 0, %entry ], [ %turn1, %again ]
+  %left = load atomic i32, ptr %p.pending acquire, align 4
+  %done = icmp eq i32 %left, 0
+  br i1 %done, label %out, label %check
+check:
+  %few = icmp ult i32 %turn, 400
+  br i1 %few, label %pause, label %sleep
+pause:
+  call void @llvm.x86.sse2.pause()
+  br label %again
+sleep:
+  %w = call i64 (i64, ...) @syscall(i64 202, ptr %p.pending, i32 128, i32 %left, ptr null)
+  br label %again
+again:
+  %turn1 = add i32 %turn, 1
+  br label %wait
+out:
+  ret void
+}
+
+define void @gpuvm_pool_quit(ptr %pool) ATTRS {
+  %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
+  %p.quit = getelementptr i8, ptr %pool, i64 POOL_QUIT
+  store atomic i32 1, ptr %p.quit seq_cst, align 4
+  %s = atomicrmw add ptr %p.sequence, i32 1 seq_cst
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 2147483647, ptr null)
+  ret void
+}
+
+declare void @llvm.x86.sse2.pause()
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+"""
+
+EXPORTS = (
+    "gpuvm_run", "gpuvm_raise", "gpuvm_install", "gpuvm_job", "gpuvm_worker", "gpuvm_pool_run", "gpuvm_pool_quit",
+    "gpuvm_key",
+)  # fmt: skip
+SIGSEGV, SIGBUS = 11, 7
+
+
+def runtime_ir(machine: Target) -> str:
+    """The runtime's module as text."""
+    names = {
+        "PREVIOUS": at.PREVIOUS, "RIP": _RIP, "ERRCODE": _ERR, "RSP": _RSP, "EFL": _EFL,
+        "ERROR_KIND": at.ERROR_KIND, "ERROR_ADDRESS": at.ERROR_ADDRESS, "ERROR_WRITE": at.ERROR_WRITE,
+        "ERROR_SIGNAL": at.ERROR_SIGNAL, "ERROR_IP": at.ERROR_IP,
+        "JOB_FUNCTION": at.JOB_FUNCTION, "JOB_CONTEXTS": at.JOB_CONTEXTS,
+        "POOL_SEQUENCE": POOL_SEQUENCE, "POOL_PENDING": POOL_PENDING, "POOL_QUIT": POOL_QUIT,
+        "POOL_WORKERS": POOL_WORKERS, "POOL_JOB": POOL_JOB,
+    }  # fmt: skip
+    body = _IR
+    for name, value in names.items():
+        body = body.replace(f"i64 {name}\n", f"i64 {value}\n")
+    assembly = "\n".join(
+        f'module asm "{line.strip()}"' for line in _ASSEMBLY.strip().splitlines()
+    )
+    return machine.header() + assembly + "\n" + body.replace("ATTRS", machine.attributes())
+
+
+class Runtime:
+    """The loaded runtime: addresses for translated code, ctypes functions for Python."""
+
+    def __init__(self) -> None:
+        machine = target()
+        names = ("pthread_getspecific", "pthread_setspecific", "sigaction", "syscall")
+        self.library: Library = machine.load(
+            machine.compile(runtime_ir(machine)), EXPORTS, {name: libc_address(name) for name in names}
+        )
+        key = ctypes.c_uint32()
+        if ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None) != 0:
+            raise RuntimeError("pthread_key_create must succeed; this process has too many thread-specific keys")
+        ctypes.c_uint32.from_address(self.library["gpuvm_key"]).value = key.value
+        pointer = ctypes.c_void_p
+        self.run = ctypes.CFUNCTYPE(None, pointer, pointer)(self.library["gpuvm_run"])
+        self.job = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int32)(self.library["gpuvm_job"])
+        self.worker = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int32)(self.library["gpuvm_worker"])
+        self.pool_run = ctypes.CFUNCTYPE(None, pointer, pointer)(self.library["gpuvm_pool_run"])
+        self.pool_quit = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_pool_quit"])
+        self._install = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(self.library["gpuvm_install"])
+        self.raise_address = self.library["gpuvm_raise"]
+        self._lock = threading.Lock()
+        self.install()
+
+    def install(self) -> None:
+        """See that the handler is the process's (another library may have put its own in front)."""
+        with self._lock:
+            self._install(SIGSEGV)
+            self._install(SIGBUS)
+
+
+_runtime: Runtime | None = None
+_runtime_lock = threading.Lock()
+
+
+def runtime() -> Runtime:
+    """The one Runtime of this process, its handler installed."""
+    global _runtime
+    with _runtime_lock:
+        if _runtime is None:
+            _runtime = Runtime()
+        return _runtime
