@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from gpuvm.workloads.backprop import BackPropagation
 from gpuvm.workloads.base import PHASES, SEED, SIZES, Clock, Inputs, Workload, WorkloadError
 from gpuvm.workloads.basic import Loop, Nop
 from gpuvm.workloads.bfs import Bfs
 from gpuvm.workloads.copy import Copy, PinnedCopy
 from gpuvm.workloads.hotspot import Hotspot
+from gpuvm.workloads.lud import Lud
 from gpuvm.workloads.matrix import Fmadd, Fmmul, Madd, Mmul
 from gpuvm.workloads.nn import NearestNeighbours
+from gpuvm.workloads.nw import NeedlemanWunsch
 from gpuvm.workloads.program import CudaError
+from gpuvm.workloads.srad import Srad
+from gpuvm.workloads.srad2 import Srad2
 from gpuvm.workloads.verdict import Verdict
 
 WORKLOADS: dict[str, Workload] = {
@@ -23,9 +28,14 @@ WORKLOADS: dict[str, Workload] = {
         Fmmul(),
         Copy(),
         PinnedCopy(),
+        BackPropagation(),
         Bfs(),
         Hotspot(),
+        Lud(),
         NearestNeighbours(),
+        NeedlemanWunsch(),
+        Srad(),
+        Srad2(),
     )
 }
 """Every workload by its name in the papers, in the papers' order."""
