@@ -45,7 +45,9 @@ class ExecutionError:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counted events of one launch (the cost model's input). Warp-level counts: an instruction of a warp counts once."""
+    """Counted events of one launch (the cost model's input). Warp-level counts: an instruction of a warp
+    counts once.
+    """
 
     blocks: int = 0
     warp_instructions: int = 0
@@ -87,7 +89,8 @@ class Launch:
     shared_size : int
         Bytes of shared memory a block has (0 to 48 KiB).
     local_positive, local_negative : int
-        Bytes of local memory a thread has from address 0 up, and from 2**24 down (where stacks live). The executor owns its backing.
+        Bytes of local memory a thread has from address 0 up, and from 2**24 down (where stacks live). The
+        executor owns its backing.
     stack_size : int
         Bytes of the reconvergence/call stack a warp has.
     barriers : int

@@ -1,4 +1,6 @@
-"""What everything that plugs into a virtual machine looks like: the software GPU and every virtual GPU are a `PciDevice`."""
+"""What everything that plugs into a virtual machine looks like: the software GPU and every virtual GPU are a
+`PciDevice`.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ class PciDevice(Protocol):
     """A PCI function: config space, BARs accessed by size, DMA to the machine's memory, an interrupt, reset.
 
     Accesses are little-endian and `size` is 1, 2, 4 or 8 bytes. Values are unsigned. No method raises on
-    anything a guest can do: an access that nothing answers reads 0 (all ones in absent config space) and is dropped on write.
-    Methods may be called from several threads.
+    anything a guest can do: an access that nothing answers reads 0 (all ones in absent config space) and is
+    dropped on write. Methods may be called from several threads.
     """
 
     @property
@@ -61,7 +63,9 @@ class PciDevice(Protocol):
     def write(self, bar: int, offset: int, size: int, value: int) -> None: ...
 
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
-        """Read `length` bytes as a run of accesses of `width` bytes each (what a CPU's memcpy does); counted as such."""
+        """Read `length` bytes as a run of accesses of `width` bytes each (what a CPU's memcpy does); counted
+        as such.
+        """
 
     def write_block(self, bar: int, offset: int, data: bytes, width: int = 4) -> None:
         """Write `data` as a run of accesses of `width` bytes each; counted as such."""

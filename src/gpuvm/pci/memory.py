@@ -85,7 +85,7 @@ def _punch(fd: int, offset: int, size: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     keep_size, punch_hole = 1, 2
     if libc.fallocate(fd, keep_size | punch_hole, ctypes.c_long(offset), ctypes.c_long(size)) != 0:
-        raise OSError(ctypes.get_errno(), "fallocate(PUNCH_HOLE) must succeed on the memory's file descriptor")
+        raise OSError(ctypes.get_errno(), "fallocate(PUNCH_HOLE) must work on the memory's file")
 
 
 class DmaError(Exception):
@@ -103,7 +103,9 @@ class DmaError(Exception):
 
 
 class BusMemory:
-    """A bus address space: what a device reaches by DMA. Regions are added at page-aligned bases and may not overlap."""
+    """A bus address space: what a device reaches by DMA. Regions are added at page-aligned bases and may not
+    overlap.
+    """
 
     def __init__(self) -> None:
         self._bases: list[int] = []
@@ -114,7 +116,9 @@ class BusMemory:
             raise ValueError(f"a region's base must be a multiple of {PAGE}, got {base:#x}")
         for other, at in self.regions():
             if base < at + other.size and at < base + region.size:
-                raise ValueError(f"region {region.name!r} at {base:#x} must not overlap {other.name!r} at {at:#x}")
+                raise ValueError(
+                    f"region {region.name!r} at {base:#x} must not overlap {other.name!r} at {at:#x}"
+                )
         where = bisect_right(self._bases, base)
         # Lists are replaced, not changed: readers on other threads see the old or the new pair of lists.
         self._bases, self._regions = (
