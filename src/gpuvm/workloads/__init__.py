@@ -7,6 +7,7 @@ from gpuvm.workloads.base import PHASES, SEED, SIZES, Clock, Inputs, Workload, W
 from gpuvm.workloads.basic import Loop, Nop
 from gpuvm.workloads.bfs import Bfs
 from gpuvm.workloads.copy import Copy, PinnedCopy
+from gpuvm.workloads.heartwall import HeartWall
 from gpuvm.workloads.hotspot import Hotspot
 from gpuvm.workloads.lud import Lud
 from gpuvm.workloads.matrix import Fmadd, Fmmul, Madd, Mmul
@@ -30,6 +31,7 @@ WORKLOADS: dict[str, Workload] = {
         PinnedCopy(),
         BackPropagation(),
         Bfs(),
+        HeartWall(),
         Hotspot(),
         Lud(),
         NearestNeighbours(),

@@ -76,7 +76,7 @@ class Srad2(Workload):
 def tolerance(want: Array, inputs: Inputs) -> Array:
     """Bound of the error of every pixel, per iteration 32 roundings of its magnitude.
 
-    The diffusion coefficient is a smooth function of about 30 operations, saturated to 0 to 1; the update adds
+    The diffusion coefficient is a smooth function of about 30 operations, kept within 0 to 1; the update adds
     an eighth of the differences to the neighbours, so errors add from iteration to iteration and do not grow.
     """
     bound: Array = inputs.count("iterations") * 32 * 2.0**-24 * np.abs(want)
