@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
-from gpuvm.isa.errors import DecodeError
+from gpuvm.isa.errors import DecodeError, FieldError
 from gpuvm.isa.instruction import PT, Instruction, Pred, Value
 from gpuvm.isa.tables import LONG, SHORT, SHORT_MASK
 
@@ -66,16 +66,19 @@ def decode_word(word: int, size: int, pc: int = 0) -> Instruction:
             if mods is None:
                 reserved = True
                 continue
-            return Instruction(
-                row.name,
-                tuple([field.read(word, pc) for field in row.dst]),
-                tuple([field.read(word, pc) for field in row.src]),
-                mods,
-                _GUARDS[word >> 10 & 15] if row.guarded else _ALWAYS,
-                row.syncable and bool(word & 16),
-                size,
-                word,
-            )
+            try:
+                return Instruction(
+                    row.name,
+                    tuple([field.read(word, pc) for field in row.dst]),
+                    tuple([field.read(word, pc) for field in row.src]),
+                    mods,
+                    _GUARDS[word >> 10 & 15] if row.guarded else _ALWAYS,
+                    row.syncable and bool(word & 16),
+                    size,
+                    word,
+                )
+            except FieldError:
+                reserved = True
     what = "has a field with a reserved value" if reserved else "is no known GF100 instruction"
     raise DecodeError(f"the word {word:#0{2 + 2 * size}x} at {pc:#x} {what}", pc, word)
 
@@ -101,7 +104,9 @@ def decode(code: bytes | bytearray | memoryview, offset: int, pc: int | None = N
         pc = offset
     low = code[offset : offset + 4]
     if offset < 0 or len(low) < 4:
-        raise DecodeError(f"an instruction needs 4 or 8 bytes, the code ends at {len(code):#x}, before {pc:#x} is whole", pc)
+        raise DecodeError(
+            f"an instruction needs 4 or 8 bytes, the code ends at {len(code):#x}, before {pc:#x} is whole", pc
+        )
     if low[0] & 8:
         return decode_word(int.from_bytes(low, "little"), 4, pc)
     whole = code[offset : offset + 8]

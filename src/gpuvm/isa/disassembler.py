@@ -11,73 +11,13 @@ from typing import TYPE_CHECKING
 
 from gpuvm.isa.decoder import decode, word_size
 from gpuvm.isa.errors import DecodeError
-from gpuvm.isa.instruction import (
-    PT,
-    RZ,
-    Const,
-    Instruction,
-    Mem,
-    Operand,
-    Pred,
-    Reg,
-    Special,
-    Target,
-    Value,
-)
+from gpuvm.isa.instruction import PT, Instruction, Pred, Value
+from gpuvm.isa.spelling import spell_operand, spell_predicate
 from gpuvm.isa.tables import BY_NAME, find
 
 if TYPE_CHECKING:
     from gpuvm.isa.fields import Mod
     from gpuvm.isa.rows import Row
-
-
-def _hex(value: int) -> str:
-    return f"-{-value:#x}" if value < 0 else f"{value:#x}"
-
-
-def _register(index: int) -> str:
-    return "RZ" if index == RZ else f"R{index}"
-
-
-def _predicate(operand: Pred) -> str:
-    return ("!" if operand.inv else "") + ("PT" if operand.index == PT else f"P{operand.index}")
-
-
-def _address(operand: Mem) -> str:
-    base = "" if operand.base.index == RZ else _register(operand.base.index)
-    if not base:
-        inner = _hex(operand.offset)
-    elif operand.offset:
-        inner = f"{base}{'+' if operand.offset > 0 else ''}{_hex(operand.offset)}"
-    else:
-        inner = base
-    prefix = {"const": f"c[{operand.bank:#x}]", "attribute": "a", "patch": "p", "pixel": "pix", "image": "img"}.get(
-        operand.space, ""
-    )
-    return f"{prefix}[{inner}]"
-
-
-def format_operand(operand: Operand) -> str:
-    """Text of one operand."""
-    if isinstance(operand, Pred):
-        return _predicate(operand)
-    if isinstance(operand, Mem):
-        return _address(operand)
-    if isinstance(operand, Special):
-        return operand.name
-    if isinstance(operand, Target):
-        return _hex(operand.offset)
-    if isinstance(operand, Reg):
-        text = _register(operand.index)
-    elif isinstance(operand, Const):
-        text = f"c[{operand.bank:#x}][{operand.offset:#x}]"
-    else:
-        text = _hex(operand.value)
-    if operand.abs:
-        text = f"|{text}|"
-    if operand.inv:
-        text = f"~{text}"
-    return f"-{text}" if operand.neg else text
 
 
 def _row(instruction: Instruction) -> Row:
@@ -91,8 +31,10 @@ def _row(instruction: Instruction) -> Row:
         raise ValueError(f"{instruction.name} is no GF100 operation")
     for row in rows:
         same_shape = len(row.src) == len(instruction.src) and len(row.dst) == len(instruction.dst)
-        if row.size == instruction.size and same_shape and all(
-            instruction.mods.get(mod.name, mod.default) in mod.codes for mod in row.mods
+        if (
+            row.size == instruction.size
+            and same_shape
+            and all(instruction.mods.get(mod.name, mod.default) in mod.codes for mod in row.mods)
         ):
             return row
     return rows[0]
@@ -122,23 +64,24 @@ def format_instruction(instruction: Instruction, pc: int = 0) -> str:
         head.append("S")
     if instruction.size == 4:
         head.append("SHORT")
-    on: dict[str, list[str]] = {"dst": [], "src": [], "operand": []}
+    on: dict[str, list[str]] = {"dst": [], "src0": [], "src1": [], "operand": []}
     for mod in row.mods:
         if mod.place in on:
             word = mod.spelled(values[mod.name])
             if word:
                 on[mod.place].append(word)
-    dst = [format_operand(operand) for operand in instruction.dst]
-    src = [format_operand(operand) for operand in instruction.src]
+    dst = [spell_operand(operand) for operand in instruction.dst]
+    src = [spell_operand(operand) for operand in instruction.src]
     if dst:
         dst[0] = ".".join([dst[0], *on["dst"]])
-    if src:
-        src[0] = ".".join([src[0], *on["src"]])
+    for index, place in enumerate(("src0", "src1")):
+        if on[place]:
+            src[index] = ".".join([src[index], *on[place]])
     operands = [*dst, *src]
     for position, literal in row.literals:
         operands.insert(position, literal.text)
     operands = [*on["operand"], *operands]
-    guard = "" if instruction.guard == Pred(PT) else f"@{_predicate(instruction.guard)} "
+    guard = "" if instruction.guard == Pred(PT) else f"@{spell_predicate(instruction.guard)} "
     text = guard + ".".join(head)
     return f"{text} {', '.join(operands)};" if operands else f"{text};"
 
@@ -158,7 +101,8 @@ def disassemble(code: bytes | bytearray | memoryview, base: int = 0) -> Iterator
         pc = base + offset
         size = min(word_size(code[offset]), len(code) - offset)
         words = " ".join(
-            f"{int.from_bytes(code[i : min(i + 4, offset + size)], 'little'):08x}" for i in range(offset, offset + size, 4)
+            f"{int.from_bytes(code[i : min(i + 4, offset + size)], 'little'):08x}"
+            for i in range(offset, offset + size, 4)
         )
         try:
             text = format_instruction(decode(code, offset, pc), pc)
@@ -166,5 +110,3 @@ def disassemble(code: bytes | bytearray | memoryview, base: int = 0) -> Iterator
             text = f"/* {error} */"
         yield f"/*{pc:04x}*/ /*{words:<17}*/ {text}"
         offset += size
-
-

@@ -5,15 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuvm.isa.errors import EncodeError, FieldError
-from gpuvm.isa.instruction import PT, Instruction
+from gpuvm.isa.instruction import PT, Instruction, Operand, Reg
+from gpuvm.isa.spelling import spell_operand, spell_predicate
 from gpuvm.isa.tables import BY_NAME, find
 
 if TYPE_CHECKING:
     from gpuvm.isa.rows import Row
 
 
-def _encode_row(row: Row, instruction: Instruction, pc: int) -> tuple[int, int]:
-    """(word, 0) on success; raises FieldError with how far it came as second argument."""
+class _Attempt(Exception):
+    """A row did not fit; the one that came furthest explains best."""
+
+    def __init__(self, error: FieldError, reached: int) -> None:
+        super().__init__(str(error))
+        self.reached = reached
+
+
+def _count(operand: Operand) -> int:
+    return operand.count if isinstance(operand, Reg) else 0
+
+
+def _encode_row(row: Row, instruction: Instruction, pc: int) -> int:
+    """Word of the instruction as `row`; _Attempt, with how far it came, if it is not of that form."""
     if len(instruction.dst) != len(row.dst) or len(instruction.src) != len(row.src):
         error = FieldError(
             f"it takes {len(row.dst)} destination(s) and {len(row.src)} source(s),"
@@ -25,7 +38,7 @@ def _encode_row(row: Row, instruction: Instruction, pc: int) -> tuple[int, int]:
     try:
         mods = instruction.mods
         for mod in row.mods:
-            word |= mod.write(mods[mod.name] if mod.name in mods else mod.default)
+            word |= mod.write(mods.get(mod.name, mod.default))
             reached += 1
         for field, operand in zip(row.dst, instruction.dst, strict=True):
             word |= field.write(operand, pc)
@@ -36,26 +49,24 @@ def _encode_row(row: Row, instruction: Instruction, pc: int) -> tuple[int, int]:
         if row.guarded:
             word |= instruction.guard.index << 10 | instruction.guard.inv << 13
         elif instruction.guard.index != PT or instruction.guard.inv:
-            raise FieldError(f"it acts for the whole warp and takes no guard, got {instruction.guard}")
+            raise FieldError(
+                f"it acts for the whole warp and takes no guard, got {spell_predicate(instruction.guard)}"
+            )
         if instruction.sync:
             if not row.syncable:
                 raise FieldError("it has no .S flag")
             word |= 1 << 4
-        if row.paired:
-            for field, operand in zip((*row.dst, *row.src), (*instruction.dst, *instruction.src), strict=True):
-                if field.read(word, pc) != operand:
-                    raise FieldError("its third source must be its destination")
+        if row.check:
+            operands = (*instruction.dst, *instruction.src)
+            for field, operand in zip((*row.dst, *row.src), operands, strict=True):
+                stands = field.read(word, pc)
+                if stands != operand:
+                    raise FieldError(
+                        f"{spell_operand(stands)} must stand here ({_count(stands)} registers), got {spell_operand(operand)}"
+                    )
     except FieldError as error:
         raise _Attempt(error, reached) from None
-    return word, 0
-
-
-class _Attempt(Exception):
-    """A row did not fit; the one that came furthest explains best."""
-
-    def __init__(self, error: FieldError, reached: int) -> None:
-        super().__init__(str(error))
-        self.reached = reached
+    return word
 
 
 def encode_word(instruction: Instruction, pc: int = 0) -> int:
@@ -72,7 +83,9 @@ def encode_word(instruction: Instruction, pc: int = 0) -> int:
     if rows is None:
         raise EncodeError(f"{instruction.name} is no GF100 operation")
     if not 0 <= instruction.guard.index <= 7:
-        raise EncodeError(f"{instruction.name}: the guard must be P0 to P6 or PT, got {instruction.guard.index}")
+        raise EncodeError(
+            f"{instruction.name}: the guard must be P0 to P6 or PT, got {instruction.guard.index}"
+        )
     unknown = set(instruction.mods) - {mod.name for mod in rows[0].mods}
     if unknown:
         known = ", ".join(mod.name for mod in rows[0].mods) or "none"
@@ -82,14 +95,16 @@ def encode_word(instruction: Instruction, pc: int = 0) -> int:
         if row.size != instruction.size:
             continue
         try:
-            word, _ = _encode_row(row, instruction, pc)
+            word = _encode_row(row, instruction, pc)
         except _Attempt as attempt:
             if best is None or attempt.reached > best.reached:
                 best = attempt
             continue
         if find(word, row.size) is row:
             return word
-        best = _Attempt(FieldError("these operands and modifiers mean another form of the instruction"), 1 << 10)
+        best = _Attempt(
+            FieldError("these operands and modifiers mean another form of the instruction"), 1 << 10
+        )
     if best is None:
         raise EncodeError(f"{instruction.name} has no form of {instruction.size} bytes")
     raise EncodeError(f"{instruction.name}: {best}")

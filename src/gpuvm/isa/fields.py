@@ -5,11 +5,12 @@ A row of the tables (`rows.py`) is made of these; decoder, encoder and the text 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from gpuvm.isa.errors import FieldError
 from gpuvm.isa.instruction import Const, Imm, Mem, Operand, Pred, Reg, Special, Target, Value
 from gpuvm.isa.special import special_name
+from gpuvm.isa.spelling import spell_operand
 
 
 class Bits:
@@ -76,10 +77,6 @@ class Field:
         yield self.mask
 
 
-def _describe(operand: Operand) -> str:
-    return f"{type(operand).__name__} {operand}"
-
-
 class Modified(Field):
     """Part common to operands whose value can be negated, made absolute or inverted by a bit each (-1: no such bit)."""
 
@@ -96,7 +93,7 @@ class Modified(Field):
         ):
             if wanted:
                 if bit < 0:
-                    raise FieldError(f"this operand takes no {name}, got {operand}")
+                    raise FieldError(f"this operand takes no {name}, got {spell_operand(operand)}")
                 word |= 1 << bit
         return word
 
@@ -108,9 +105,7 @@ def _registers(count: int) -> list[Reg]:
     """All registers of one count, index + 64 * neg + 128 * abs + 256 * inv: decoding makes no new objects."""
     table = _REGISTERS.get(count)
     if table is None:
-        table = [
-            Reg(i & 63, count, bool(i & 64), bool(i & 128), bool(i & 256)) for i in range(512)
-        ]
+        table = [Reg(i & 63, count, bool(i & 64), bool(i & 128), bool(i & 256)) for i in range(512)]
         _REGISTERS[count] = table
     return table
 
@@ -139,12 +134,40 @@ class RegField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Reg):
-            raise FieldError(f"a register must stand here, got {_describe(operand)}")
+            raise FieldError(f"a register must stand here, got {spell_operand(operand)}")
         if not 0 <= operand.index <= 63:
             raise FieldError(f"a register's index must be 0 to 63, got {operand.index}")
         if operand.count != self.count:
-            raise FieldError(f"{self.count} consecutive register(s) must stand here, got {operand.count} from R{operand.index}")
+            raise FieldError(
+                f"{self.count} consecutive register(s) must stand here, got {operand.count} from R{operand.index}"
+            )
         return operand.index << self.low | self.write_flags(operand)
+
+
+class CountedField(Field):
+    """Registers whose number other bits of the word decide: `counts[selector]`, None for a reserved code.
+
+    The selector's bits belong to modifiers; the encoder checks the count by reading the word back.
+    """
+
+    kind = "run"
+
+    def __init__(self, low: int, selector: Bits, counts: tuple[int | None, ...]) -> None:
+        self.low, self.selector, self.counts = low, selector, counts
+        self.mask = 63 << low
+
+    def read(self, word: int, pc: int) -> Reg:
+        count = self.counts[self.selector.get(word)]
+        if count is None:
+            raise FieldError("the number of registers is not known for these modifiers")
+        return _registers(count)[word >> self.low & 63]
+
+    def write(self, operand: Operand, pc: int) -> int:
+        if not isinstance(operand, Reg):
+            raise FieldError(f"a register must stand here, got {spell_operand(operand)}")
+        if not 0 <= operand.index <= 63 or operand.neg or operand.abs or operand.inv:
+            raise FieldError(f"a plain register must stand here, got {spell_operand(operand)}")
+        return operand.index << self.low
 
 
 class PairedField(Field):
@@ -185,7 +208,7 @@ class PredField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Pred):
-            raise FieldError(f"a predicate must stand here, got {_describe(operand)}")
+            raise FieldError(f"a predicate must stand here, got {spell_operand(operand)}")
         if not 0 <= operand.index <= 7:
             raise FieldError(f"a predicate's index must be 0 to 7, got {operand.index}")
         word = self.bits.put(operand.index)
@@ -209,7 +232,9 @@ class FixedField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if operand != self.operand:
-            raise FieldError(f"this form has {self.operand} here, got {_describe(operand)}")
+            raise FieldError(
+                f"this form has {spell_operand(self.operand)} here, got {spell_operand(operand)}"
+            )
         return 0
 
 
@@ -240,7 +265,7 @@ class ConstField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Const):
-            raise FieldError(f"a constant must stand here, got {_describe(operand)}")
+            raise FieldError(f"a constant must stand here, got {spell_operand(operand)}")
         limit = self.unit << self.offset.width
         if not 0 <= operand.offset < limit or operand.offset % self.unit:
             raise FieldError(
@@ -252,7 +277,9 @@ class ConstField(Modified):
                 raise FieldError(f"this form reads bank {self.bank:#x} only, got {operand.bank:#x}")
         else:
             if not 0 <= operand.bank < 1 << self.bank.width:
-                raise FieldError(f"a constant bank must be 0 to {(1 << self.bank.width) - 1}, got {operand.bank}")
+                raise FieldError(
+                    f"a constant bank must be 0 to {(1 << self.bank.width) - 1}, got {operand.bank}"
+                )
             word |= self.bank.put(operand.bank)
         return word
 
@@ -263,16 +290,25 @@ class ImmField(Modified):
     kind = "imm"
 
     def __init__(
-        self, bits: Bits, *, shift: int = 0, signed: bool = False, width: int = 32, neg: int = -1, abs_: int = -1,
+        self,
+        bits: Bits,
+        *,
+        shift: int = 0,
+        signed: bool = False,
+        width: int = 32,
+        neg: int = -1,
+        abs_: int = -1,
         inv: int = -1,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(neg, abs_, inv)
         self.bits, self.shift, self.signed, self.width = bits, shift, signed, width
         self.mask = bits.mask | self.flags
         self.limit = (1 << width) - 1
 
     def read(self, word: int, pc: int) -> Imm:
-        value = (self.bits.get_signed(word) if self.signed else self.bits.get(word)) << self.shift & self.limit
+        value = (
+            self.bits.get_signed(word) if self.signed else self.bits.get(word)
+        ) << self.shift & self.limit
         if not word & self.flags:
             return Imm(value)
         return Imm(
@@ -284,7 +320,7 @@ class ImmField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Imm):
-            raise FieldError(f"an immediate must stand here, got {_describe(operand)}")
+            raise FieldError(f"an immediate must stand here, got {spell_operand(operand)}")
         value = operand.value
         if not -(1 << (self.width - 1)) <= value <= self.limit:
             raise FieldError(f"an immediate must fit {self.width} bits, got {value:#x}")
@@ -310,13 +346,22 @@ class MemField(Field):
     kind = "mem"
 
     def __init__(
-        self, space: str, low: int, offset: Bits | None, *, unit: int = 1, base_count: int = 1, bank: Bits | None = None,
+        self,
+        space: str,
+        low: int,
+        offset: Bits | None,
+        *,
+        unit: int = 1,
+        base_count: int = 1,
+        bank: Bits | None = None,
         signed: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.space, self.low, self.offset, self.unit, self.base_count = space, low, offset, unit, base_count
         self.bank, self.signed = bank, signed
         self.table = _registers(base_count)
-        self.mask = (0 if low < 0 else 63 << low) | (offset.mask if offset else 0) | (bank.mask if bank else 0)
+        self.mask = (
+            (0 if low < 0 else 63 << low) | (offset.mask if offset else 0) | (bank.mask if bank else 0)
+        )
 
     def read(self, word: int, pc: int) -> Mem:
         base = self.table[63 if self.low < 0 else word >> self.low & 63]
@@ -327,13 +372,15 @@ class MemField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Mem):
-            raise FieldError(f"a memory address must stand here, got {_describe(operand)}")
+            raise FieldError(f"a memory address must stand here, got {spell_operand(operand)}")
         if operand.space != self.space:
-            raise FieldError(f"an address in {self.space} space must stand here, got one in {operand.space} space")
+            raise FieldError(
+                f"an address in {self.space} space must stand here, got one in {operand.space} space"
+            )
         base = operand.base
         if base.count != self.base_count or base.neg or base.abs or base.inv or not 0 <= base.index <= 63:
             raise FieldError(
-                f"the address needs a plain base of {self.base_count} register(s), got {base}"
+                f"the address needs a plain base of {self.base_count} register(s), got {spell_operand(base)}"
             )
         word = 0
         if self.low >= 0:
@@ -345,7 +392,9 @@ class MemField(Field):
                 raise FieldError(f"this form has no offset, got {operand.offset:#x}")
         else:
             width = self.offset.width
-            low, high = (-(1 << (width - 1)), (1 << (width - 1)) - 1) if self.signed else (0, (1 << width) - 1)
+            low, high = (
+                (-(1 << (width - 1)), (1 << (width - 1)) - 1) if self.signed else (0, (1 << width) - 1)
+            )
             if operand.offset % self.unit or not low <= operand.offset // self.unit <= high:
                 raise FieldError(
                     f"the offset must be a multiple of {self.unit} from {low * self.unit:#x} to {high * self.unit:#x},"
@@ -354,7 +403,9 @@ class MemField(Field):
             word |= self.offset.put(operand.offset // self.unit)
         if self.bank is not None:
             if not 0 <= operand.bank < 1 << self.bank.width:
-                raise FieldError(f"a constant bank must be 0 to {(1 << self.bank.width) - 1}, got {operand.bank}")
+                raise FieldError(
+                    f"a constant bank must be 0 to {(1 << self.bank.width) - 1}, got {operand.bank}"
+                )
             word |= self.bank.put(operand.bank)
         elif operand.bank:
             raise FieldError(f"only constant memory has banks, got {operand.bank}")
@@ -376,7 +427,7 @@ class SpecialField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Special) or not 0 <= operand.index <= 255:
-            raise FieldError(f"a special register 0 to 255 must stand here, got {_describe(operand)}")
+            raise FieldError(f"a special register 0 to 255 must stand here, got {spell_operand(operand)}")
         return operand.index << self.low
 
 
@@ -396,10 +447,12 @@ class TargetField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Target):
-            raise FieldError(f"a branch target must stand here, got {_describe(operand)}")
+            raise FieldError(f"a branch target must stand here, got {spell_operand(operand)}")
         if not self.relative:
             if not 0 <= operand.offset < 1 << self.bits.width:
-                raise FieldError(f"an absolute target must fit {self.bits.width} bits, got {operand.offset:#x}")
+                raise FieldError(
+                    f"an absolute target must fit {self.bits.width} bits, got {operand.offset:#x}"
+                )
             return self.bits.put(operand.offset)
         distance = operand.offset - pc - self.size
         reach = 1 << (self.bits.width - 1)
@@ -424,8 +477,8 @@ class Mod:
     default : Value
         What the encoder and the text assume when nothing is said.
     place : str
-        "suffix" (".FTZ" on the mnemonic), "pair" (a suffix that is shown with its neighbour pair or not at all), "dst" or
-        "src" (on that operand, "R0.CC", "R1.B2"), "operand" ("CC.NE" before the operands), "hidden" (implied).
+        "suffix" (".FTZ" on the mnemonic), "pair" (a suffix that is shown with its neighbour pair or not at all), "dst",
+        "src0" or "src1" (on that operand, "R0.CC", "R1.B2"), "operand" ("CC.NE" before the operands), "hidden" (implied).
     texts : dict
         Text of values that are not spelled as themselves; "" = not shown.
     """
@@ -439,7 +492,7 @@ class Mod:
         values: tuple[Value | None, ...],
         default: Value,
         place: str = "suffix",
-        texts: dict[Value, str] | None = None,
+        texts: Mapping[Value, str] | None = None,
     ) -> None:
         self.name, self.bits, self.values, self.default, self.place = name, bits, values, default, place
         self.mask = bits.mask if bits else 0
@@ -480,9 +533,15 @@ def flag(name: str, bit: int, text: str | None = None, place: str = "suffix") ->
 
 
 def choice(
-    name: str, bits: Bits, values: str, default: str | None = None, *, show: bool = True, place: str = "suffix",
+    name: str,
+    bits: Bits,
+    values: str,
+    default: str | None = None,
+    *,
+    show: bool = True,
+    place: str = "suffix",
     texts: dict[Value, str] | None = None,
-) -> Mod:  # fmt: skip
+) -> Mod:
     """Modifier with named values; `values` is one word a code, "-" for a reserved code and "~" for the empty name.
 
     `show`: the default is spelled too.
@@ -495,8 +554,15 @@ def choice(
     return Mod(name, bits, names, first, place, spelling)
 
 
-def fixed(name: str, value: Value, default: Value | None = None, *, show: bool = False, text: str | None = None,
-          place: str = "suffix") -> Mod:  # fmt: skip
+def fixed(
+    name: str,
+    value: Value,
+    default: Value | None = None,
+    *,
+    show: bool = False,
+    text: str | None = None,
+    place: str = "suffix",
+) -> Mod:
     """Modifier that a row implies. `default` is the operation's default where it differs from `value`."""
     default = value if default is None else default
     texts: dict[Value, str] = {}

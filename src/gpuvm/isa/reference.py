@@ -9,6 +9,7 @@ import sys
 
 from gpuvm.isa.fields import (
     ConstField,
+    CountedField,
     Field,
     FixedField,
     ImmField,
@@ -33,6 +34,9 @@ def _flags(field: RegField | ConstField | ImmField) -> str:
 def _field(field: Field) -> str:
     if isinstance(field, RegField):
         return ("R" if field.count == 1 else f"R:{field.count}") + _flags(field)
+    if isinstance(field, CountedField):
+        counts = sorted({count for count in field.counts if count is not None})
+        return f"R:{counts[0]}..{counts[-1]}"
     if isinstance(field, PairedField):
         return "dst" + ("(-)" if field.mask else "")
     if isinstance(field, PredField):
@@ -53,7 +57,7 @@ def _field(field: Field) -> str:
         return "SR"
     if isinstance(field, TargetField):
         return f"target {'rel' if field.relative else 'abs'}{field.bits.width}"
-    assert isinstance(field, FixedField)  # noqa: S101 - our own tables
+    assert isinstance(field, FixedField)
     return "PT" if field.operand.__class__.__name__ == "Pred" else "all"
 
 
@@ -61,7 +65,9 @@ def _operands(rows: list[Row]) -> list[str]:
     """Distinct operand lists of the forms, alternatives of one position joined."""
     shapes: dict[tuple[int, int], list[list[str]]] = {}
     for row in rows:
-        columns = shapes.setdefault((len(row.dst), len(row.src)), [[] for _ in range(len(row.dst) + len(row.src))])
+        columns = shapes.setdefault(
+            (len(row.dst), len(row.src)), [[] for _ in range(len(row.dst) + len(row.src))]
+        )
         for column, field in zip(columns, (*row.dst, *row.src), strict=True):
             text = _field(field)
             if text not in column:
@@ -106,7 +112,10 @@ def _operation(name: str) -> list[str]:
     if flags:
         lines.append(f"- {', '.join(flags)}")
     if rows[0].mods:
-        mods = [_modifier(mod.name, [m for row in rows for m in row.mods if m.name == mod.name]) for mod in rows[0].mods]
+        mods = [
+            _modifier(mod.name, [m for row in rows for m in row.mods if m.name == mod.name])
+            for mod in rows[0].mods
+        ]
         lines.append(f"- mods: {'; '.join(mods)}")
     return [*lines, ""]
 

@@ -14,6 +14,7 @@ from itertools import product
 from gpuvm.isa.fields import (
     Bits,
     ConstField,
+    CountedField,
     Field,
     FixedField,
     ImmField,
@@ -60,6 +61,12 @@ class Row:
         Bit 4 is ".S".
     literals : tuple
         (position, Literal) pairs: words of the text between the operands.
+    mod_mask : int
+        Every bit of the modifiers.
+    check : bool
+        A field depends on another one, so an encoded word must be read back.
+    cache : dict
+        Modifier views that the decoder has already made.
     """
 
     name: str
@@ -73,7 +80,7 @@ class Row:
     syncable: bool
     literals: tuple[tuple[int, Literal], ...] = ()
     mod_mask: int = 0
-    paired: bool = False
+    check: bool = False
     cache: dict[int, object] = field(default_factory=dict, repr=False)
 
 
@@ -114,12 +121,15 @@ def make_row(
         owned |= GUARD_MASK
     if syncable:
         owned |= SYNC_MASK
-    for part in (*dst, *src, *mods):
+    parts: list[Field | Mod] = [*dst, *src, *mods]
+    for part in parts:
         if part.mask & owned:
             raise ValueError(f"{name} ({match:#x}): fields overlap in bits {part.mask & owned:#x}")
         owned |= part.mask
     if owned & mask or match & ~mask:
-        raise ValueError(f"{name} ({match:#x}): opcode and fields overlap in bits {owned & mask | match & ~mask:#x}")
+        raise ValueError(
+            f"{name} ({match:#x}): opcode and fields overlap in bits {owned & mask | match & ~mask:#x}"
+        )
     everything = (1 << 8 * size) - 1
     mod_mask = 0
     for mod in mods:
@@ -136,14 +146,12 @@ def make_row(
         syncable,
         tuple(literals),
         mod_mask,
-        any(isinstance(f, PairedField) for f in src),
+        any(isinstance(f, (PairedField, CountedField)) for f in (*dst, *src)),
     )
 
 
 def _expand(sources: Sequence[Source]) -> Iterator[tuple[int, int, list[Field]]]:
-    choices: list[Iterable[Form]] = [
-        (Form(0, 0, (s,)),) if isinstance(s, Field) else s for s in sources
-    ]
+    choices: list[Iterable[Form]] = [(Form(0, 0, (s,)),) if isinstance(s, Field) else s for s in sources]
     for combination in product(*choices):
         match = mask = 0
         fields: list[Field] = []
@@ -169,11 +177,19 @@ def op(
     """Long rows of one operation, one for each combination of its sources' forms."""
     return [
         make_row(
-            name, 8, match | form_match, mask | form_mask | 0xF, dst, fields, mods,
-            guarded=guarded, syncable=syncable, literals=literals,
+            name,
+            8,
+            match | form_match,
+            mask | form_mask | 0xF,
+            dst,
+            fields,
+            mods,
+            guarded=guarded,
+            syncable=syncable,
+            literals=literals,
         )
         for form_match, form_mask, fields in _expand(src)
-    ]  # fmt: skip
+    ]
 
 
 def short(
@@ -190,11 +206,19 @@ def short(
     """Short (4-byte) rows; bit 3 set marks them and bit 4 belongs to the opcode."""
     return [
         make_row(
-            name, 4, match | form_match, mask | form_mask, dst, fields, mods,
-            guarded=guarded, syncable=False, literals=literals,
+            name,
+            4,
+            match | form_match,
+            mask | form_mask,
+            dst,
+            fields,
+            mods,
+            guarded=guarded,
+            syncable=False,
+            literals=literals,
         )
         for form_match, form_mask, fields in _expand(src)
-    ]  # fmt: skip
+    ]
 
 
 # Common places of long words.

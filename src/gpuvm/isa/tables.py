@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from gpuvm.isa import tables_control, tables_float, tables_integer, tables_memory, tables_short
+from gpuvm.isa import (
+    tables_control,
+    tables_float,
+    tables_graphics,
+    tables_integer,
+    tables_memory,
+    tables_short,
+    tables_video,
+)
 from gpuvm.isa.fields import Mod
 from gpuvm.isa.rows import Row
 
@@ -43,6 +51,8 @@ ROWS: tuple[Row, ...] = _complete(
         *tables_memory.ROWS,
         *tables_control.ROWS,
         *tables_short.ROWS,
+        *tables_video.ROWS,
+        *tables_graphics.ROWS,
     ]
 )
 """Every form of every operation."""

@@ -53,9 +53,18 @@ def _flow() -> list[Row]:
         lead = [condition()] if guarded else [_ignored()]
         for form in forms:
             rows.append(
-                make_row(name, 8, 7 | opcode << 56 | form.match, _FLOW | form.mask, [], form.fields, [*mods, *lead],
-                         guarded=guarded, syncable=False)
-            )  # fmt: skip
+                make_row(
+                    name,
+                    8,
+                    7 | opcode << 56 | form.match,
+                    _FLOW | form.mask,
+                    [],
+                    form.fields,
+                    [*mods, *lead],
+                    guarded=guarded,
+                    syncable=False,
+                )
+            )
 
     def direct(target: TargetField) -> list[Form]:
         return [Form(0, _INDIRECT, (target,)), Form(_INDIRECT, _INDIRECT, (table,))]
@@ -84,8 +93,13 @@ def _flow() -> list[Row]:
     flow("CONT", 0xB0, plain, [], guarded=True)
     flow("SAM", 0xC0, plain, [], guarded=False)
     flow("RAM", 0xC8, plain, [], guarded=False)
-    flow("BPT", 0xD0, [Form(0, 0, (ImmField(at(26, 20)),))], [choice("mode", at(14, 2), "DRAIN CAL PAUSE TRAP")],
-         guarded=False)  # fmt: skip
+    flow(
+        "BPT",
+        0xD0,
+        [Form(0, 0, (ImmField(at(26, 20)),))],
+        [choice("mode", at(14, 2), "DRAIN CAL PAUSE TRAP")],
+        guarded=False,
+    )
     return rows
 
 
@@ -100,19 +114,43 @@ def _synchronisation() -> list[Row]:
     plain = fixed("op", "POPC", text="")
     arrive = 4 << 5
     return [
-        *op("BAR", 0x5000000000000004 | unused, opcode | none, [], [barrier, count],
-            [fixed("mode", "SYNC", show=True), plain]),
-        *op("BAR", 0x5000000000000004 | arrive | unused, opcode | none, [], [barrier, count],
-            [fixed("mode", "ARV", "SYNC", show=True), plain]),
-        *op("BAR", 0x5000000000000004, _MOVE | 1 << 7, outputs, [barrier, count, pcombine()],
-            [fixed("mode", "RED", "SYNC", show=True), operation]),
+        *op(
+            "BAR",
+            0x5000000000000004 | unused,
+            opcode | none,
+            [],
+            [barrier, count],
+            [fixed("mode", "SYNC", show=True), plain],
+        ),
+        *op(
+            "BAR",
+            0x5000000000000004 | arrive | unused,
+            opcode | none,
+            [],
+            [barrier, count],
+            [fixed("mode", "ARV", "SYNC", show=True), plain],
+        ),
+        *op(
+            "BAR",
+            0x5000000000000004,
+            _MOVE | 1 << 7,
+            outputs,
+            [barrier, count, pcombine()],
+            [fixed("mode", "RED", "SYNC", show=True), operation],
+        ),
         *op("B2R", 0x3800000000000004, _MOVE, [rd()], [ImmField(at(SRC1, 4))]),
-        *op("VOTE", 0x4800000000000004, _MOVE, [rd(), PredField(54)], [PredField(SRC1, 23)],
-            [choice("op", at(5, 2), "ALL ANY EQ")]),
+        *op(
+            "VOTE",
+            0x4800000000000004,
+            _MOVE,
+            [rd(), PredField(54)],
+            [PredField(SRC1, 23)],
+            [choice("op", at(5, 2), "ALL ANY EQ")],
+        ),
         *op("LEPC", 0x4400000000000004, _MOVE, [rd()], []),
         *op("NOP", 0x4000000000000004, _MOVE | 1 << 50, [], [], [condition(show=True)]),
         *op("PMTRIG", 0x4004000000000004, _MOVE | 1 << 50, [], [ImmField(at(26, 16))], [condition()]),
-    ]  # fmt: skip
+    ]
 
 
 NO_COUNT = Imm(0)

@@ -38,9 +38,13 @@ def _loads_and_stores() -> list[Row]:
         for wide, e, base in _address_sizes():
             opcode = 0xF8000000000000E7 | _WIDE
             address = _generic(base)
-            rows += op("LD", 0x8000000000000005 | code | wide, opcode, [data], [address], [e, load_cache, size])
+            rows += op(
+                "LD", 0x8000000000000005 | code | wide, opcode, [data], [address], [e, load_cache, size]
+            )
             rows += op("LDU", 0x8800000000000005 | code | wide, opcode, [data], [address], [e, size])
-            rows += op("ST", 0x9000000000000005 | code | wide, opcode, [], [address, data], [e, store_cache, size])
+            rows += op(
+                "ST", 0x9000000000000005 | code | wide, opcode, [], [address, data], [e, store_cache, size]
+            )
         lock = PredField(Bits((8, 2), (58, 1)))
         rows += op("LDLK", 0xA000000000000005 | code, 0xF8000000000000E7, [lock, data], [_generic(1)], [size])
         rows += op("LDL", 0xC000000000000005 | code, own, [data], [local], [load_cache, size])
@@ -76,18 +80,40 @@ def _atomics() -> list[Row]:
     for wide, e, base in _address_sizes():
         near = MemField("generic", SRC1, Bits((26, 17), (55, 3)), base_count=base)
         for name, operation, atom, red, bits, codes, count in kinds:
-            rows += op("ATOM", atom << 56 | 0x007E000000000005 | bits | wide, _OPCODE | codes | no_third | _WIDE,
-                       [RegField(43, count)], [near, rd(count)], [e, operation, typed(name)])  # fmt: skip
-            rows += op("RED", red << 56 | 5 | bits | wide, _OPCODE | codes | _WIDE, [], [_generic(base), rd(count)],
-                       [e, operation, typed(name)])  # fmt: skip
+            rows += op(
+                "ATOM",
+                atom << 56 | 0x007E000000000005 | bits | wide,
+                _OPCODE | codes | no_third | _WIDE,
+                [RegField(43, count)],
+                [near, rd(count)],
+                [e, operation, typed(name)],
+            )
+            rows += op(
+                "RED",
+                red << 56 | 5 | bits | wide,
+                _OPCODE | codes | _WIDE,
+                [],
+                [_generic(base), rd(count)],
+                [e, operation, typed(name)],
+            )
         for name, bits, count in (("U32", 0, 1), ("U64", 0x200, 2)):
             exchange: list[Field] = [near, rd(count)]
-            rows += op("ATOM", 0x507E000000000105 | bits | wide, _OPCODE | all_codes | no_third | _WIDE,
-                       [RegField(43, count)], exchange,
-                       [e, fixed("op", "EXCH", "ADD", show=True), typed(name)])  # fmt: skip
-            rows += op("ATOM", 0x5000000000000125 | bits | wide, _OPCODE | all_codes | _WIDE,
-                       [RegField(43, count)], [*exchange, RegField(SRC3, count)],
-                       [e, fixed("op", "CAS", "ADD", show=True), typed(name)])  # fmt: skip
+            rows += op(
+                "ATOM",
+                0x507E000000000105 | bits | wide,
+                _OPCODE | all_codes | no_third | _WIDE,
+                [RegField(43, count)],
+                exchange,
+                [e, fixed("op", "EXCH", "ADD", show=True), typed(name)],
+            )
+            rows += op(
+                "ATOM",
+                0x5000000000000125 | bits | wide,
+                _OPCODE | all_codes | _WIDE,
+                [RegField(43, count)],
+                [*exchange, RegField(SRC3, count)],
+                [e, fixed("op", "CAS", "ADD", show=True), typed(name)],
+            )
     return rows
 
 
@@ -97,8 +123,12 @@ def _control() -> list[Row]:
     which = choice("cache", at(26, 2), "~ U C I", show=False)
     for wide, e, base in _address_sizes():
         address = MemField("generic", SRC1, at(28, 30), unit=4, base_count=base)
-        rows += op("CCTL", 0x9800000000000005 | wide, _OPCODE | _WIDE, [rd()], [address], [e, which, operation])
-    rows += op("CCTLL", 0xD000000000000005, _NARROW, [rd()], [MemField("local", SRC1, at(26, 24))], [operation])
+        rows += op(
+            "CCTL", 0x9800000000000005 | wide, _OPCODE | _WIDE, [rd()], [address], [e, which, operation]
+        )
+    rows += op(
+        "CCTLL", 0xD000000000000005, _NARROW, [rd()], [MemField("local", SRC1, at(26, 24))], [operation]
+    )
     rows += op("MEMBAR", 0xE000000000000005, _NARROW, [], [], [choice("level", at(5, 2), "CTA GL SYS")])
     return rows
 

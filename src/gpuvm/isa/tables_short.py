@@ -60,11 +60,21 @@ def _arithmetic() -> list[Row]:
     for form, mask, second in ((0x2C, 0xBF, _second()), (0xAC, 0xBF, [Form(0, 0, (_SMALL,))])):
         rows += short("IADD", form, mask, [rd()], [ra(neg=6), second], [po])
     for code, name in same:
-        types = [fixed("atype", name, "S32", show=True, place="pair"), fixed("btype", name, "S32", show=True, place="pair")]
+        types = [
+            fixed("atype", name, "S32", show=True, place="pair"),
+            fixed("btype", name, "S32", show=True, place="pair"),
+        ]
         rows += short("IMUL", 0x2A | code << 6, 0xFF, [rd()], [ra(), _second()], types)
         rows += short("IMUL", 0xAA | code << 6, 0xFF, [rd()], [ra(), _SMALL], types)
-        rows += short("IMAD", 0x0D | code << 5, 0x3F, [rd()], [ra(), _second(6), RegField(8)], [*types, po],
-                      guarded=False)  # fmt: skip
+        rows += short(
+            "IMAD",
+            0x0D | code << 5,
+            0x3F,
+            [rd()],
+            [ra(), _second(6), RegField(8)],
+            [*types, po],
+            guarded=False,
+        )
     compare = choice("cmp", at(14, 3), "F LT EQ LE GT NE GE T")
     both = [PredField(17), always()]
     rows += short("ISETP", 0x48, 0xFF, both, [ra(), _second(), always()], [compare])
@@ -79,11 +89,23 @@ def _arithmetic() -> list[Row]:
     rows += short("FFMA", 0x0E, 0x2F, [rd()], [ra(neg=4), _second(6), RegField(8)], guarded=False)
     third = [form for form in _second(6, 8) if form.match]
     rows += short("FFMA", 0x2E, 0x2F, [rd()], [ra(neg=4), RegField(SRC2), third], guarded=False)
-    rows += short("FSETP", 0x59, 0x7F, both, [ra(), _second(), always()],
-                  [choice("cmp", Bits((7, 1), (14, 3)), COMPARISONS)])  # fmt: skip
+    rows += short(
+        "FSETP",
+        0x59,
+        0x7F,
+        both,
+        [ra(), _second(), always()],
+        [choice("cmp", Bits((7, 1), (14, 3)), COMPARISONS)],
+    )
     rows += short("RRO", 0x70000008, 0xF00003FF, [rd()], [ra()], [choice("op", at(26), "SINCOS EX2")])
-    rows += short("MUFU", 0x80000008, 0xA00003FF, [rd()], [ra(abs_=30)],
-                  [choice("op", at(26, 3), "COS SIN EX2 LG2 RCP RSQ RCP64H RSQ64H")])  # fmt: skip
+    rows += short(
+        "MUFU",
+        0x80000008,
+        0xA00003FF,
+        [rd()],
+        [ra(abs_=30)],
+        [choice("op", at(26, 3), "COS SIN EX2 LG2 RCP RSQ RCP64H RSQ64H")],
+    )
     return rows
 
 
@@ -94,15 +116,32 @@ def _conversions() -> list[Row]:
     rnd = choice("rnd", at(20, 2), ROUNDINGS, show=False)
     whole = choice("rnd", at(20, 2), "ROUND FLOOR CEIL TRUNC", show=False)
     integer = choice("stype", at(24), "U32 S32")
-    rows += short("I2F", 0x88, 0x3FF, [rd()], [b], [fixed("dtype", "F32", "", show=True), integer, rnd, cc(23)])
+    rows += short(
+        "I2F", 0x88, 0x3FF, [rd()], [b], [fixed("dtype", "F32", "", show=True), integer, rnd, cc(23)]
+    )
     rows += short("F2I", 0x288, 0x3FF, [rd()], [b], [choice("dtype", at(24), "U32 S32"), f32, whole, cc(23)])
     to_f32 = fixed("dtype", "F32", "", show=True)
     rows += short("F2F", 0x98, 0x3FF, [rd()], [b], [to_f32, f32, fixed("rnd", "RN"), sat(24), cc(23)])
-    rows += short("F2F", 0x298, 0x3FF, [rd()], [b],
-                  [to_f32, f32, choice("rnd", at(20, 2), "ROUND FLOOR CEIL TRUNC", "RN"), sat(24), cc(23)])  # fmt: skip
-    rows += short("I2I", 0x18, 0x1FF, [rd()], [b],
-                  [choice("dtype", at(20, 2), "U16 S16 U32 S32"),
-                   choice("stype", Bits((9, 1), (24, 1)), "U16 S16 U32 S32"), cc(23)])  # fmt: skip
+    rows += short(
+        "F2F",
+        0x298,
+        0x3FF,
+        [rd()],
+        [b],
+        [to_f32, f32, choice("rnd", at(20, 2), "ROUND FLOOR CEIL TRUNC", "RN"), sat(24), cc(23)],
+    )
+    rows += short(
+        "I2I",
+        0x18,
+        0x1FF,
+        [rd()],
+        [b],
+        [
+            choice("dtype", at(20, 2), "U16 S16 U32 S32"),
+            choice("stype", Bits((9, 1), (24, 1)), "U16 S16 U32 S32"),
+            cc(23),
+        ],
+    )
     return rows
 
 
@@ -113,10 +152,23 @@ def _moves() -> list[Row]:
     rows += short("MOV", 0x318, 0x3FF, [rd()], [ImmField(at(SRC1, 12), shift=20)])
     rows += short("S2R", 0x40000008, 0xF00003FF, [rd()], [SpecialField(SRC1)])
     both = [PredField(17), always()]
-    rows += short("CSETP", 0x10000008, 0xF80003FF, both, [always()], [choice("test", at(SRC1, 5), TESTS, "F")],
-                  literals=[(2, Literal("CC"))])  # fmt: skip
-    rows += short("PSETP", 0x18000008, 0xF80003FF, both, [PredField(SRC1, 23), PredField(14, 24), always()],
-                  [choice("bop0", at(25, 2), BOOLEANS)])  # fmt: skip
+    rows += short(
+        "CSETP",
+        0x10000008,
+        0xF80003FF,
+        both,
+        [always()],
+        [choice("test", at(SRC1, 5), TESTS, "F")],
+        literals=[(2, Literal("CC"))],
+    )
+    rows += short(
+        "PSETP",
+        0x18000008,
+        0xF80003FF,
+        both,
+        [PredField(SRC1, 23), PredField(14, 24), always()],
+        [choice("bop0", at(25, 2), BOOLEANS)],
+    )
     return rows
 
 
@@ -147,13 +199,29 @@ def _control() -> list[Row]:
     everybody = FixedField(Imm(0))
     rows += short("NOP", 0x00000008, 0xF80003FF, [], [])
     for form, mode in ((0x50000008, "SYNC"), (0x58000008, "ARV")):
-        rows += short("BAR", form, 0xF80003FF, [], [barrier, everybody], [fixed("mode", mode, "SYNC", show=True)])
+        rows += short(
+            "BAR", form, 0xF80003FF, [], [barrier, everybody], [fixed("mode", mode, "SYNC", show=True)]
+        )
     rows += short("BRA", 0x0000001F, 0xC000001F, [], [near], [flag("u", 28), flag("lmt", 29), test])
     rows += short("SSY", 0x4000001F, 0xF000001F, [], [near], guarded=False)
-    rows += short("CAL", 0x5000001F, 0xF000001F, [], [TargetField(at(6, 22), relative=True, unit=4, size=4)],
-                  [flag("noinc", 5)], guarded=False)  # fmt: skip
-    rows += short("BPT", 0x8000001F, 0xF800001F, [], [ImmField(at(7, 20))],
-                  [choice("mode", at(5, 2), "DRAIN CAL PAUSE TRAP")], guarded=False)  # fmt: skip
+    rows += short(
+        "CAL",
+        0x5000001F,
+        0xF000001F,
+        [],
+        [TargetField(at(6, 22), relative=True, unit=4, size=4)],
+        [flag("noinc", 5)],
+        guarded=False,
+    )
+    rows += short(
+        "BPT",
+        0x8000001F,
+        0xF800001F,
+        [],
+        [ImmField(at(7, 20))],
+        [choice("mode", at(5, 2), "DRAIN CAL PAUSE TRAP")],
+        guarded=False,
+    )
     rows += short("EXIT", 0x8800001F, 0xF800001F, [], [], [test])
     rows += short("RET", 0x9000001F, 0xF800001F, [], [], [test])
     return rows
