@@ -65,10 +65,9 @@ class Aperture:
         target[changed] = entries[changed]
         return len(changed)
 
-    def unmap(self, part: Range) -> None:
-        """Map nothing in a part of the BAR, and flush."""
+    def clear(self, part: Range) -> None:
+        """Map nothing in a part of the BAR. Needs a `flush`."""
         self._entries[part.base >> SMALL_SHIFT : part.end >> SMALL_SHIFT] = 0
-        self.flush()
 
     def flush(self) -> None:
         """Drop the GPU's cached translations of this BAR."""

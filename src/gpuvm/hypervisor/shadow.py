@@ -43,10 +43,13 @@ class ShadowPool:
     ----------
     quota : int
         Bytes that this VM's shadows may take, so that a guest cannot starve the others.
+    empty : int
+        Card address of a page directory that maps nothing, for channels without an address space.
     """
 
-    def __init__(self, vram: MemoryRegion, allocator: RangeAllocator, quota: int) -> None:
+    def __init__(self, vram: MemoryRegion, allocator: RangeAllocator, quota: int, empty: int) -> None:
         self.vram = vram
+        self.empty = empty
         self._allocator = allocator
         self._ranges: dict[int, Range] = {}
         self.quota = quota
