@@ -19,7 +19,7 @@ class Echo:
         return (Bar(0, 4096), Bar(1, 4096))
 
     def connect(self, memory: BusMemory, interrupts: InterruptSink) -> None:
-        self.log.append("connect")
+        self.pin = interrupts
 
     def config_read(self, offset: int, size: int) -> int:
         return 0x10DE
@@ -53,6 +53,7 @@ def test_accesses_pass_and_are_counted_by_bar_and_direction() -> None:
     assert meter.read(0, 8, 4) == 0xCAFE
     assert meter.read_block(1, 16, 8, width=8) == bytes(range(8))
     assert meter.counters() == {
+        "interrupts": 0,
         "direct_bar0_read": 1,
         "direct_bar0_write": 4,
         "direct_bar0_bytes_read": 4,
@@ -73,3 +74,27 @@ def test_the_rest_of_a_function_passes_through() -> None:
     meter.close()
     assert echo.log == ["config 0x4=0x6", "reset", "close"]
     assert meter.bars == echo.bars
+
+
+class Line:
+    """A machine's pin that remembers."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def message(self, vector: int) -> None:
+        self.heard.append(vector)
+
+    def level(self, asserted: bool) -> None:
+        self.heard.append(asserted)
+
+
+def test_interrupts_arrive_and_are_counted_once_an_edge() -> None:
+    echo, line = Echo(), Line()
+    meter = Meter(echo)
+    meter.connect(BusMemory(), line)
+    echo.pin.message(0)
+    for asserted in (True, True, False, True):
+        echo.pin.level(asserted)
+    assert line.heard == [0, True, True, False, True]
+    assert meter.counters()["interrupts"] == 3

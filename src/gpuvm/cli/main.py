@@ -5,6 +5,7 @@ file, imported when the command runs, so that `gpuvm --help` does not load LLVM.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,3 +63,130 @@ def doctor(
     from gpuvm.cli import doctor as command
 
     command.doctor(as_json)
+
+
+Seconds = Annotated[
+    float | None,
+    typer.Option("--watchdog", min=0.1, help="Kill a kernel that runs longer than this many seconds."),
+]
+
+
+@app.command()
+def demo(
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the measurements as JSON.")
+    ] = None,
+) -> None:
+    """Two virtual machines share one GPU, a native and a pass-through run beside them.
+
+    All 17 workloads run as Fermi machine code and every result is checked. Takes less than two minutes.
+    """
+    from gpuvm.cli import bench as command
+
+    command.demo(json_file)
+
+
+@app.command()
+def bench(
+    mode: Annotated[
+        str, typer.Option(metavar="M[,M…]", help="native, passthrough, fv-naive, or all.")
+    ] = "all",
+    workload: Annotated[
+        str,
+        typer.Option(
+            metavar="W[,W…]",
+            help="NOP, LOOP, MADD, MMUL, FMADD, FMMUL, CPY, PINCPY, BP, BFS, HW, HS, LUD, NN, NW, SRAD, "
+            "SRAD2, or all.",
+        ),
+    ] = "all",
+    size: Annotated[str, typer.Option(metavar="paper|small", help="The papers' sizes or quick.")] = "paper",
+    vms: Annotated[
+        int, typer.Option(min=1, max=64, help="Virtual machines at once in the modes that share the GPU.")
+    ] = 1,
+    scheduler: Annotated[str, typer.Option(metavar="S", help="direct or fifo.")] = "fifo",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Read inputs from here, in Rodinia's formats; default: make them."),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the measurements as JSON.")
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Run everything this many times.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the made inputs.")] = 2014,
+    times: Annotated[
+        str, typer.Option(metavar="wall|device", help="Which time the table gives the phases in.")
+    ] = "wall",
+) -> None:
+    """Run workloads in modes, check every result, and say what it took.
+
+    Exit status 1 if anything was not verified.
+    """
+    from gpuvm.cli import bench as command
+
+    command.bench(mode, workload, size, vms, scheduler, data, json_file, repeat, seed, times)
+
+
+@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_program(
+    program: Annotated[Path, typer.Argument(metavar="PROGRAM.py", help="A program written for cuda-python.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments.")] = None,
+    mode: Annotated[str, typer.Option(metavar="M", help="native, passthrough or fv-naive.")] = "fv-naive",
+    vms: Annotated[
+        int, typer.Option(min=1, max=64, help="Run it in this many virtual machines at once.")
+    ] = 1,
+    scheduler: Annotated[str, typer.Option(metavar="S", help="direct or fifo.")] = "fifo",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="RAM of each machine, e.g. 512M.")] = "1G",
+    vram: Annotated[str, typer.Option(metavar="SIZE", help="Video memory of each machine.")] = "512M",
+    watchdog: Seconds = None,
+) -> None:
+    """Run your own cuda-python program inside the virtual machines.
+
+    There, `cuda.bindings.driver` is the guest's; `cuda.bindings.nvrtc` is the real one, if it is installed.
+    With several machines each line of output carries the machine's name. Options of gpuvm come before
+    PROGRAM.py. The exit status is the program's.
+    """
+    from gpuvm.cli import run as command
+
+    command.run(program, arguments or [], mode, vms, scheduler, memory, vram, watchdog)
+
+
+@app.command("compile")
+def compile_program(
+    source: Annotated[Path, typer.Argument(metavar="X.cu|X.ptx", help="CUDA C or PTX.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="X.cubin", help="Default: beside the source.")
+    ] = None,
+    keep_ptx: Annotated[bool, typer.Option("--ptx", help="Keep CUDA C's PTX beside the output.")] = False,
+    define: Annotated[
+        list[str] | None, typer.Option("-D", metavar="NAME[=VALUE]", help="Define a macro (CUDA C).")
+    ] = None,
+    include: Annotated[
+        list[Path] | None, typer.Option("-I", metavar="DIR", help="Look for headers here too (CUDA C).")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print the compiler's log.")] = False,
+) -> None:
+    """Compile CUDA C or PTX to Fermi machine code (an sm_20 cubin)."""
+    from gpuvm.cli import compiling as command
+
+    command.compile_file(source, output, keep_ptx, define or [], include or [], verbose)
+
+
+@app.command()
+def disasm(
+    binary: Annotated[Path, typer.Argument(metavar="X.cubin|X.bin", help="An sm_20 cubin, or bare code.")],
+) -> None:
+    """Print the Fermi machine code of a cubin, kernel by kernel, or of a bare binary."""
+    from gpuvm.cli import code as command
+
+    command.disassemble_file(binary)
+
+
+@app.command()
+def asm(
+    source: Annotated[Path, typer.Argument(metavar="X.s", help="Fermi assembly, as disasm prints it.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="X.bin", help="Bare code, no ELF.")],
+) -> None:
+    """Assemble Fermi machine code."""
+    from gpuvm.cli import code as command
+
+    command.assemble_file(source, output)

@@ -19,6 +19,8 @@ class Meter:
         Accesses by number of the BAR (0 to 5).
     bytes_read, bytes_written : list of int
         Bytes by number of the BAR.
+    interrupts : int
+        Messages, and rising edges of the line.
     """
 
     def __init__(self, device: PciDevice) -> None:
@@ -27,10 +29,13 @@ class Meter:
         self.writes = [0] * 6
         self.bytes_read = [0] * 6
         self.bytes_written = [0] * 6
+        self.interrupts = 0
 
     def counters(self) -> dict[str, float]:
-        """Counts by name: `direct_bar0_read`, `direct_bar0_write`, `direct_bar0_bytes_read`, …"""
-        counts: dict[str, float] = {}
+        """Counts by name: `direct_bar0_read`, `direct_bar0_write`, `direct_bar0_bytes_read`, …,
+        `interrupts`.
+        """
+        counts: dict[str, float] = {"interrupts": self.interrupts}
         for bar in sorted({bar.index for bar in self.device.bars}):
             counts[f"direct_bar{bar}_read"] = self.reads[bar]
             counts[f"direct_bar{bar}_write"] = self.writes[bar]
@@ -43,7 +48,7 @@ class Meter:
         return self.device.bars
 
     def connect(self, memory: BusMemory, interrupts: InterruptSink) -> None:
-        self.device.connect(memory, interrupts)
+        self.device.connect(memory, _CountedPin(self, interrupts))
 
     def config_read(self, offset: int, size: int) -> int:
         return self.device.config_read(offset, size)
@@ -76,3 +81,21 @@ class Meter:
 
     def close(self) -> None:
         self.device.close()
+
+
+class _CountedPin:
+    """The machine's interrupt pin with what arrives counted."""
+
+    def __init__(self, meter: Meter, pin: InterruptSink) -> None:
+        self._meter = meter
+        self._pin = pin
+        self._asserted = False
+
+    def message(self, vector: int) -> None:
+        self._meter.interrupts += 1
+        self._pin.message(vector)
+
+    def level(self, asserted: bool) -> None:
+        self._meter.interrupts += asserted and not self._asserted
+        self._asserted = asserted
+        self._pin.level(asserted)

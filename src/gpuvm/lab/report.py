@@ -14,6 +14,7 @@ from gpuvm.lab.runner import Run
 from gpuvm.workloads.base import PHASES
 
 SCHEMA = 1
+TRAPPED_BARS = (0, 1, 3)
 
 
 def document(machine: Mapping[str, str | int], runs: Sequence[Run]) -> dict[str, Any]:
@@ -39,24 +40,25 @@ def record(run: Run) -> dict[str, Any]:
     }
 
 
-def comparison(runs: Sequence[Run], baseline: str = "native") -> Table:
+def comparison(runs: Sequence[Run], times: str = "wall", baseline: str = "native") -> Table:
     """The table of `gpuvm demo` and `gpuvm bench`: a row per workload and mode, slowdown against `baseline`.
 
-    Times are the median over the virtual machines and repetitions of a row; traps are the mean. Device times
-    stand under wall times. The slowdown in wall time leaves out what translation took: the first mode to run
-    a kernel translates it for all.
+    Times are medians over the machines and repetitions of a row, traps are means. The slowdown in wall time
+    leaves out translation: the first mode to run a kernel translates it for all.
+
+    Parameters
+    ----------
+    times : str
+        "wall" or "device": which time the phases are given in.
     """
-    table = Table(caption=_CAPTION, caption_justify="left")
+    table = Table(caption=_CAPTIONS[times], caption_justify="left")
     table.add_column("workload", no_wrap=True)
     table.add_column("mode", no_wrap=True)
     table.add_column("verified", no_wrap=True)
-    for phase in PHASES:
-        table.add_column(f"{phase}\nms", justify="right", no_wrap=True)
-    table.add_column("traps\nBAR0", justify="right", no_wrap=True)
-    table.add_column("traps\nBAR1", justify="right", no_wrap=True)
-    table.add_column("traps\nBAR3", justify="right", no_wrap=True)
-    table.add_column("slowdown\nwall", justify="right", no_wrap=True)
-    table.add_column("slowdown\ndevice", justify="right", no_wrap=True)
+    numbers = [*(f"{phase}\nms" for phase in PHASES), "wall\nms", "device\nms"]
+    numbers += [f"traps\nBAR{bar}" for bar in TRAPPED_BARS] + ["slowdown\nwall", "slowdown\ndevice"]
+    for head in numbers:
+        table.add_column(head, justify="right", no_wrap=True)
     for workload, rows in _by_workload(runs).items():
         base = rows.get(baseline)
         for number, (mode, group) in enumerate(rows.items()):
@@ -64,18 +66,22 @@ def comparison(runs: Sequence[Run], baseline: str = "native") -> Table:
                 workload if number == 0 else "",
                 mode,
                 _verified(group),
-                *(_times(group, phase) for phase in PHASES),
-                *(_traps(group, bar) for bar in (0, 1, 3)),
+                *(_ms(_phase_seconds(group, phase, times)) for phase in PHASES),
+                _ms(median(run.wall_s for run in group)),
+                _ms(median(run.device_s for run in group)),
+                *(_traps(group, bar) for bar in TRAPPED_BARS),
                 *_slowdown(group, base, mode == baseline),
                 end_section=number == len(rows) - 1,
             )
     return table
 
 
-_CAPTION = (
-    "Above: wall time here; the wall slowdown is without translation of kernels.\n"
-    "[dim]Below: device time, what a Quadro 6000 under Xen would have taken (docs/costs.md).[/]"
-)
+_WALL = "wall time: what this machine took; its slowdown is without the translation of kernels"
+_DEVICE = "device time: what a Quadro 6000 under Xen would have taken (docs/costs.md)"
+_CAPTIONS = {
+    "wall": f"Phases in {_WALL}.\nDevice: {_DEVICE.removeprefix('device time: ')}.",
+    "device": f"Phases in {_DEVICE}.\nWall: {_WALL.removeprefix('wall time: ')}.",
+}
 
 
 def totals(runs: Sequence[Run], baseline: str = "native") -> list[str]:
@@ -111,10 +117,10 @@ def _verified(group: Sequence[Run]) -> str:
     return f"[red]{good} of {len(group)}[/]"
 
 
-def _times(group: Sequence[Run], phase: str) -> str:
-    wall = median(run.phases[phase].wall_s for run in group)
-    device = median(device_seconds(run.phases[phase].counters) for run in group)
-    return f"{_ms(wall)}\n[dim]{_ms(device)}[/]"
+def _phase_seconds(group: Sequence[Run], phase: str, times: str) -> float:
+    if times == "wall":
+        return median(run.phases[phase].wall_s for run in group)
+    return median(device_seconds(run.phases[phase].counters) for run in group)
 
 
 def _ms(seconds: float) -> str:

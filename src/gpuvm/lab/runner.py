@@ -1,4 +1,4 @@
-"""Runs workloads in virtual machines side by side: a thread a machine, a common start, each result checked."""
+"""Runs workloads in virtual machines side by side: a thread each, a common start, each result checked."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Run:
     @property
     def translation_s(self) -> float:
         """Wall time that went into translating machine code, in seconds: a cold cache's share of `wall_s`."""
-        return self.counters.get("compile_s", 0.0)
+        return self.counters.get("compile_ns", 0.0) * 1e-9
 
 
 def run_together(jobs: Sequence[Job], observer: Observer | None = None) -> list[Run]:

@@ -1,0 +1,138 @@
+"""`gpuvm bench` and `gpuvm demo`: the workloads in the modes, a table for people, a JSON file for tools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from gpuvm.cli.errors import FAILED, CommandError, choose
+from gpuvm.cli.progress import observer
+from gpuvm.lab.experiment import Plan, carry_out
+from gpuvm.lab.machine import describe
+from gpuvm.lab.modes import MODES
+from gpuvm.lab.report import comparison, document, totals
+from gpuvm.lab.runner import Run
+from gpuvm.schedulers import SCHEDULERS
+from gpuvm.workloads import WORKLOADS
+from gpuvm.workloads.base import SIZES, WorkloadError
+
+
+def bench(
+    mode: str,
+    workload: str,
+    size: str,
+    vms: int,
+    scheduler: str,
+    data: Path | None,
+    json_file: Path | None,
+    repeat: int,
+    seed: int,
+    times: str,
+) -> None:
+    """Carry out what the options say, print the table, write the JSON.
+
+    Raises
+    ------
+    CommandError
+        If an option names something that is not there, or the JSON file cannot be written.
+    """
+    (chosen_size,) = _one("--size", size, list(SIZES))
+    (chosen_scheduler,) = _one("--scheduler", scheduler, list(SCHEDULERS))
+    (chosen_times,) = _one("--times", times, ["wall", "device"])
+    plan = Plan(
+        modes=choose("--mode", mode, MODES),
+        workloads=[WORKLOADS[name] for name in choose("--workload", workload, WORKLOADS)],
+        size=chosen_size,
+        vms=vms,
+        scheduler=chosen_scheduler,
+        data=data,
+        seed=seed,
+        repeat=repeat,
+    )
+    if data is not None and not data.is_dir():
+        raise CommandError(f"--data must be a folder laid out as Rodinia's data, got {data}")
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise CommandError(f"--json must name a file in a folder that exists, got {json_file}")
+    runs = perform(plan)
+    if json_file is not None:
+        write(json_file, runs)
+    show(runs, chosen_times)
+    finish(runs)
+
+
+DEMO_SIZES: dict[str, str] = {}
+"""Workloads that the demo runs at another size than the papers'."""
+
+
+def demo(json_file: Path | None) -> None:
+    """Two machines share the GPU; the same natively and passed through."""
+    everything = list(WORKLOADS.values())
+    plan = Plan(
+        modes=list(MODES),
+        workloads=everything,
+        size={each.name: DEMO_SIZES.get(each.name, "paper") for each in everything},
+        vms=2,
+        stagger=len(everything) // 2,
+    )
+    print(
+        "Two virtual machines share one Fermi GPU under full virtualization (fv-naive) and run different\n"
+        "programs at once; the same programs run natively and passed through. Every result is checked."
+    )
+    runs = perform(plan)
+    if json_file is not None:
+        write(json_file, runs)
+    show(runs, "wall")
+    finish(runs)
+
+
+def perform(plan: Plan) -> list[Run]:
+    """Carry a plan out with progress on stderr."""
+    console = Console(stderr=True)
+    runs_each = len(plan.workloads) * plan.repeat
+    machines = [(mode, vm, runs_each) for mode in plan.modes for vm in names(plan, mode)]
+    runs: list[Run] = []
+    try:
+        with observer(console, machines) as watching:
+            runs.extend(carry_out(plan, watching))
+    except WorkloadError as error:
+        raise CommandError(str(error)) from None
+    return runs
+
+
+def names(plan: Plan, mode: str) -> list[str]:
+    """Names of a mode's machines."""
+    return [f"vm{number}" for number in range(plan.machines(mode))]
+
+
+def write(path: Path, runs: list[Run]) -> None:
+    """Write the JSON document."""
+    try:
+        path.write_text(json.dumps(document(describe(), runs), indent=1) + "\n")
+    except OSError as error:
+        raise CommandError(f"{path} must be writable: {error.strerror}", FAILED) from None
+
+
+def show(runs: list[Run], times: str) -> None:
+    """Print the table and the closing sentences; a table that is kept is as wide as it needs to be."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)
+    console.print(comparison(runs, times))
+    for line in totals(runs):
+        console.print(line, markup=False)
+
+
+def finish(runs: list[Run]) -> None:
+    """End with status 1 if a run was not verified."""
+    if not all(run.verified for run in runs):
+        raise typer.Exit(FAILED)
+
+
+def _one(option: str, text: str, valid: list[str]) -> list[str]:
+    chosen = choose(option, text, valid)
+    if len(chosen) != 1:
+        raise CommandError(f"{option} must be one of {', '.join(valid)}, got {text!r}")
+    return chosen

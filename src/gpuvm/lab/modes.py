@@ -1,0 +1,36 @@
+"""The ways to give a machine the GPU, by the names that the command line and reports use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way.
+
+    Attributes
+    ----------
+    shared : bool
+        Several machines can have the GPU at once; otherwise exactly one has it.
+    hypervisor : bool
+        A hypervisor owns the GPU.
+    text : str
+        What it is, for help texts.
+    """
+
+    name: str
+    shared: bool
+    hypervisor: bool
+    text: str
+
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (
+        Mode("native", False, False, "the driver on the GPU itself, no hypervisor"),
+        Mode("passthrough", False, True, "one machine has the GPU to itself"),
+        Mode("fv-naive", True, True, "full virtualization as the original's, without its optimizations"),
+    )
+}
+"""Every mode by its name, the baseline first."""
