@@ -22,7 +22,7 @@ _TALL = TEMPLATE - 1 + -(-CONVOLUTION // BLOCK[0]) * BLOCK[0]
 SCRATCH = AREA * _TALL + _PADDED * _PADDED + CONVOLUTION * _PADDED + 4 * CONVOLUTION * CONVOLUTION
 """Floats of scratch memory a point has; laid out in the kernel."""
 TIE = 1e-3
-"""Correlations this near are equal: the convolution sums 2601 products of up to 65025 in float, whose
+"""Correlations this near are equal: the convolution sums 2601 products of up to 65025 in float, and its
 rounding shifts a correlation by up to about 1e-4, so which of two such offsets is larger is not settled."""
 
 

@@ -1,5 +1,5 @@
-// BP: one training step of the input-to-hidden layer. Weights are (inputs + 1) x (16 + 1), row 0 and unit 0 are the bias.
-// A block of 16 x 16 threads holds the weights from 16 inputs to the 16 hidden units.
+// BP: one training step of the input-to-hidden layer. Weights are (inputs + 1) x (16 + 1), row 0 and unit 0
+// are the bias. A block of 16 x 16 threads holds the weights from 16 inputs to the 16 hidden units.
 #define UNITS 16
 
 extern "C" __global__ void forward(const float *input, float *weights, float *partial)
@@ -30,8 +30,8 @@ extern "C" __global__ void forward(const float *input, float *weights, float *pa
         partial[blockIdx.y * UNITS + tx] = product[0][tx];
 }
 
-extern "C" __global__ void adjust(const float *delta, const float *input, float *weights, float *previous, float rate,
-                                  float momentum)
+extern "C" __global__ void adjust(const float *delta, const float *input, float *weights, float *previous,
+                                  float rate, float momentum)
 {
     int tx = threadIdx.x, ty = threadIdx.y;
     int unit = blockIdx.y * UNITS + ty + 1;

@@ -1,12 +1,12 @@
-// BFS: level-synchronous breadth-first search. `expand` marks the neighbours of the frontier, `advance` makes the marked
-// nodes the next frontier and says whether there is one. One thread a node.
+// BFS: level-synchronous breadth-first search. `expand` marks the neighbours of the frontier, `advance`
+// makes the marked nodes the next frontier and says whether there is one. One thread a node.
 struct Node {
     int first;
     int count;
 };
 
-extern "C" __global__ void expand(const Node *nodes, const int *edges, unsigned char *frontier, unsigned char *marked,
-                                  const unsigned char *visited, int *cost, int count)
+extern "C" __global__ void expand(const Node *nodes, const int *edges, unsigned char *frontier, unsigned char
+                                  *marked, const unsigned char *visited, int *cost, int count)
 {
     int node = blockIdx.x * blockDim.x + threadIdx.x;
     if (node < count && frontier[node]) {

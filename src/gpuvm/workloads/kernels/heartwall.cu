@@ -1,7 +1,8 @@
-// HW: tracks points of a heart's inner and outer wall over ultrasound frames, one block of 32 x 16 threads a point. In each
-// frame the point's template (51 x 51) is correlated, normalised, with the area around the point (81 x 81) at all
-// 131 x 131 offsets; the point moves to the best offset within a 10 x 10 mask around where it was. Column after column
-// everywhere, as the frames are. Sizes are those of the algorithm's published parameters.
+// HW: tracks points of a heart's inner and outer wall over ultrasound frames, one block of 32 x 16 threads
+// a point. In each frame the point's template (51 x 51) is correlated, normalised, with the area around the
+// point (81 x 81) at all 131 x 131 offsets; the point moves to the best offset within a 10 x 10 mask around
+// where it was. Column after column everywhere, as the frames are. Sizes are those of the algorithm's
+// published parameters.
 #define LANES 32
 #define WARPS 16
 #define THREADS (LANES * WARPS)
@@ -35,12 +36,13 @@ struct Change {
     float alpha;
 };
 
-// What changes from frame to frame: its number, whether templates are renewed after it, and with what weight of the old.
+// What changes from frame to frame: its number, whether templates are renewed after it, and with what
+// weight of the old.
 __constant__ Change change;
 
-extern "C" __global__ void heartwall(const float *frame, int frame_rows, int frame_columns, int frames, int *base_rows,
-                                     int *base_columns, int *track_rows, int *track_columns, float *templates,
-                                     float *scratch)
+extern "C" __global__ void heartwall(const float *frame, int frame_rows, int frame_columns, int frames, int
+                                     *base_rows, int *base_columns, int *track_rows, int *track_columns, float
+                                     *templates, float *scratch)
 {
     __shared__ float rotated[T * T];
     __shared__ float column_sum[T];
@@ -107,7 +109,8 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
         column_square[thread] = square;
     }
 
-    // Convolution. A warp computes 32 rows of a column; which template elements reach them is the same for all of it.
+    // Convolution. A warp computes 32 rows of a column; which template elements reach them is the same for
+    // all of it.
     float *convolution = work + CONVOLUTION;
     ROLLED
     for (int task = ty; task < C * CHUNKS; task += WARPS) {
@@ -141,8 +144,8 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
         template_norm = sqrtf((float)(T * T - 1)) * sqrtf(variance);
     }
 
-    // Sums of the area's pixels, then of their squares, under the template at every offset: cumulative sums down the
-    // columns, differences T apart, cumulative sums along the rows, differences T apart.
+    // Sums of the area's pixels, then of their squares, under the template at every offset: cumulative sums
+    // down the columns, differences T apart, cumulative sums along the rows, differences T apart.
     float *padded = work + PADDED;
     float *strips = work + STRIPS;
     ROLLED
@@ -187,7 +190,8 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
         __syncthreads();
     }
 
-    // Normalised cross-correlation, in place of the convolution; the mask's one element, where the point was last.
+    // Normalised cross-correlation, in place of the convolution; the mask's one element, where the point
+    // was last.
     const float *sums = work + SUMS;
     const float *squares = work + SQUARES;
     float *mask = work + MASK;

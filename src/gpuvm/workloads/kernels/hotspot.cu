@@ -1,9 +1,11 @@
-// HS: transient temperature of a chip by explicit finite differences. A block holds a 16 x 16 tile and takes `steps` steps
-// in shared memory; its valid part shrinks by one cell on each side a step (ghost zone), so blocks overlap by 2 * steps.
+// HS: transient temperature of a chip by explicit finite differences. A block holds a 16 x 16 tile and
+// takes `steps` steps in shared memory; its valid part shrinks by one cell on each side a step (ghost
+// zone), so blocks overlap by 2 * steps.
 #define TILE 16
 
-extern "C" __global__ void hotspot(int steps, const float *power, const float *source, float *target, int columns,
-                                   int rows, float step_capacity, float rx1, float ry1, float rz1, float ambient)
+extern "C" __global__ void hotspot(int steps, const float *power, const float *source, float *target, int
+                                   columns, int rows, float step_capacity, float rx1, float ry1, float rz1,
+                                   float ambient)
 {
     __shared__ float now[TILE][TILE];
     __shared__ float heat[TILE][TILE];
@@ -29,8 +31,10 @@ extern "C" __global__ void hotspot(int steps, const float *power, const float *s
         computed = inside && tx >= i && tx < TILE - i && ty >= i && ty < TILE - i;
         if (computed) {
             float here = now[ty][tx];
-            next = here + step_capacity * (heat[ty][tx] + (now[south][tx] + now[north][tx] - 2.0f * here) * ry1 +
-                                           (now[ty][east] + now[ty][west] - 2.0f * here) * rx1 + (ambient - here) * rz1);
+            float vertical = now[south][tx] + now[north][tx] - 2.0f * here;
+            float horizontal = now[ty][east] + now[ty][west] - 2.0f * here;
+            next = here + step_capacity *
+                              (heat[ty][tx] + vertical * ry1 + horizontal * rx1 + (ambient - here) * rz1);
         }
         if (i == steps)
             break;

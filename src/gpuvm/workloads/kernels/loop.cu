@@ -1,4 +1,5 @@
-// LOOP: one thread steps a 32-bit xorshift generator n times; each step needs the one before, so nothing can be skipped.
+// LOOP: one thread steps a 32-bit xorshift generator n times; each step needs the one before, so nothing
+// can be skipped.
 extern "C" __global__ void loop(unsigned int *state, unsigned int n)
 {
     unsigned int x = *state;

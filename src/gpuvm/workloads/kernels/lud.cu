@@ -1,5 +1,6 @@
-// LUD: blocked LU decomposition in place, without pivoting, in tiles of 16 x 16. For each diagonal tile: `diagonal` factors
-// it, `perimeter` solves the tiles right of and below it, `internal` updates the rest. L has a unit diagonal.
+// LUD: blocked LU decomposition in place, without pivoting, in tiles of 16 x 16. For each diagonal tile:
+// `diagonal` factors it, `perimeter` solves the tiles right of and below it, `internal` updates the rest. L
+// has a unit diagonal.
 #define TILE 16
 
 extern "C" __global__ void diagonal(float *m, int n, int offset)
@@ -42,18 +43,18 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
     __shared__ float right[TILE][TILE];
     __shared__ float below[TILE][TILE + 1];
     int lane = threadIdx.x & (TILE - 1);
-    int half = threadIdx.x / TILE;
+    int side = threadIdx.x / TILE;
     int away = (blockIdx.x + 1) * TILE;
     float *corner = m + offset * n + offset;
 
-    for (int i = half; i < TILE; i += 2) {
+    for (int i = side; i < TILE; i += 2) {
         factored[i][lane] = corner[i * n + lane];
         right[i][lane] = corner[i * n + away + lane];
         below[i][lane] = corner[(away + i) * n + lane];
     }
     __syncthreads();
 
-    if (half == 0) {
+    if (side == 0) {
 #pragma unroll 1
         for (int i = 1; i < TILE; i++) {
             float sum = right[i][lane];
@@ -72,7 +73,7 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
     }
     __syncthreads();
 
-    for (int i = half; i < TILE; i += 2) {
+    for (int i = side; i < TILE; i += 2) {
         corner[i * n + away + lane] = right[i][lane];
         corner[(away + i) * n + lane] = below[i][lane];
     }

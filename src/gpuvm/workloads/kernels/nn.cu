@@ -4,7 +4,8 @@ struct Position {
     float longitude;
 };
 
-extern "C" __global__ void euclid(const Position *positions, float *distances, int count, float latitude, float longitude)
+extern "C" __global__ void euclid(const Position *positions, float *distances, int count, float latitude,
+                                  float longitude)
 {
     int record = blockDim.x * (gridDim.x * blockIdx.y + blockIdx.x) + threadIdx.x;
     if (record < count) {

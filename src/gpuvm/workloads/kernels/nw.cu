@@ -1,8 +1,10 @@
-// NW: Needleman-Wunsch scores by tiles of 16 x 16 along anti-diagonals of tiles, which are independent of each other.
-// `upper` runs the anti-diagonals that grow, `lower` those that shrink; within a tile 16 threads do the same by cells.
+// NW: Needleman-Wunsch scores by tiles of 16 x 16 along anti-diagonals of tiles, which are independent of
+// each other. `upper` runs the anti-diagonals that grow, `lower` those that shrink; within a tile 16
+// threads do the same by cells.
 #define TILE 16
 
-__device__ static void score_tile(const int *similarity, int *score, int width, int penalty, int tile_x, int tile_y)
+__device__ static void score_tile(const int *similarity, int *score, int width, int penalty, int tile_x,
+                                  int tile_y)
 {
     __shared__ int cell[TILE + 1][TILE + 1];
     __shared__ int match[TILE][TILE];
@@ -39,7 +41,8 @@ extern "C" __global__ void upper(const int *similarity, int *score, int width, i
     score_tile(similarity, score, width, penalty, blockIdx.x, diagonal - 1 - blockIdx.x);
 }
 
-extern "C" __global__ void lower(const int *similarity, int *score, int width, int penalty, int diagonal, int tiles)
+extern "C" __global__ void lower(const int *similarity, int *score, int width, int penalty, int diagonal, int
+                                 tiles)
 {
     score_tile(similarity, score, width, penalty, blockIdx.x + tiles - diagonal, tiles - 1 - blockIdx.x);
 }

@@ -1,5 +1,6 @@
-// SRAD: speckle reducing anisotropic diffusion of an ultrasound image, version 1 of Rodinia: one thread a pixel, image
-// stored column after column, neighbours through index tables, statistics of the whole image by a reduction.
+// SRAD: speckle reducing anisotropic diffusion of an ultrasound image, version 1 of Rodinia: one thread a
+// pixel, image stored column after column, neighbours through index tables, statistics of the whole image
+// by a reduction.
 #define THREADS 512
 
 extern "C" __global__ void extract(int count, float *image)
@@ -19,7 +20,8 @@ extern "C" __global__ void prepare(int count, const float *image, float *sums, f
     }
 }
 
-// One level of the reduction: of `count` values, `stride` apart, each block leaves its sum in the place of its first.
+// One level of the reduction: of `count` values, `stride` apart, each block leaves its sum in the place of
+// its first.
 extern "C" __global__ void reduce(int count, int stride, float *sums, float *squares)
 {
     __shared__ float sum[THREADS];
@@ -44,8 +46,8 @@ extern "C" __global__ void reduce(int count, int stride, float *sums, float *squ
 }
 
 extern "C" __global__ void srad(int rows, int count, const int *above, const int *below, const int *right,
-                                const int *left, float *north, float *south, float *east, float *west, float speckle,
-                                float *coefficient, const float *image)
+                                const int *left, float *north, float *south, float *east, float *west, float
+                                speckle, float *coefficient, const float *image)
 {
     int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= count)
@@ -71,8 +73,8 @@ extern "C" __global__ void srad(int rows, int count, const int *above, const int
 }
 
 extern "C" __global__ void srad2(int rows, int count, const int *below, const int *right, const float *north,
-                                 const float *south, const float *east, const float *west, float lambda,
-                                 const float *coefficient, float *image)
+                                 const float *south, const float *east, const float *west, float lambda, const
+                                 float *coefficient, float *image)
 {
     int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= count)

@@ -1,9 +1,10 @@
-// SRAD2: speckle reducing anisotropic diffusion of an image, version 2 of Rodinia: 16 x 16 tiles in shared memory.
-// `coefficients` computes the derivatives and the diffusion coefficient of every pixel, `update` diffuses.
+// SRAD2: speckle reducing anisotropic diffusion of an image, version 2 of Rodinia: 16 x 16 tiles in shared
+// memory. `coefficients` computes the derivatives and the diffusion coefficient of every pixel, `update`
+// diffuses.
 #define TILE 16
 
-extern "C" __global__ void coefficients(float *east, float *west, float *north, float *south, const float *image,
-                                        float *coefficient, int columns, int rows, float speckle)
+extern "C" __global__ void coefficients(float *east, float *west, float *north, float *south, const float
+                                        *image, float *coefficient, int columns, int rows, float speckle)
 {
     __shared__ float tile[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
@@ -50,8 +51,9 @@ extern "C" __global__ void coefficients(float *east, float *west, float *north, 
     north[at] = n;
 }
 
-extern "C" __global__ void update(const float *east, const float *west, const float *north, const float *south,
-                                  float *image, const float *coefficient, int columns, int rows, float lambda)
+extern "C" __global__ void update(const float *east, const float *west, const float *north, const float
+                                  *south, float *image, const float *coefficient, int columns, int rows, float
+                                  lambda)
 {
     __shared__ float tile[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
