@@ -1,0 +1,87 @@
+"""What does not compute: straps, fuses, unit counts, clocks, GPIO, register bus. Told to drivers, otherwise inert.
+
+rnndb bus/punits.xml, bus/pfuse.xml, bus/pibus.xml, io/pnvio.xml, pm/gf100_pclock.xml.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from gpuvm.gpu.engine import Engine
+from gpuvm.registers.access import R
+from gpuvm.registers.declare import Block, Register, Scratch
+
+CRYSTAL_27_MHZ = 0x00000000
+NO_DISPLAY = 0x1
+POSTED = 0x2
+
+PSTRAPS = Block(
+    "PSTRAPS",
+    0x101000,
+    0x1000,
+    (Register(0x000, "STRAPS0_PRIMARY", reset=CRYSTAL_27_MHZ, doc="bits 6 and 22: reference clock"),),
+    (Scratch(0x004, 0xFFC, "secondary straps"),),
+    doc="Straps",
+)
+
+INERT = (
+    Block("PPCI_MISC", 0x08A000, 0x1000, scratch=(Scratch(0, 0xFFC, "bus link controls"),)),
+    Block("PNVIO", 0x00D000, 0x3000, scratch=(Scratch(0, 0x2FFC, "GPIO and I2C lines, nothing attached"),)),
+    Block("PTHERM", 0x020000, 0x1000, scratch=(Scratch(0, 0xFFC, "fan and temperature, no alarm"),)),
+    Block("PFUSE", 0x021000, 0x1000, scratch=(Scratch(0, 0xFFC, "fuses, none blown"),)),
+    Block("PXBAR", 0x13C000, 0x4000, scratch=(Scratch(0, 0x3FFC, "crossbar clock gating"),)),
+    Block("PCLOCK", 0x137000, 0x1000, scratch=(Scratch(0, 0xFFC, "clock roots and dividers"),)),
+    Block("PMPLL", 0x132000, 0x1000, scratch=(Scratch(0, 0xFFC, "memory clock"),)),
+    Block("PCOUNTER", 0x1B0000, 0x10000, scratch=(Scratch(0, 0xFFFC, "performance counters, all zero"),)),
+    Block("PPCOUNTER", 0x180000, 0x30000, scratch=(Scratch(0, 0x2FFFC, "performance counters of clusters, all zero"),)),
+    Block("PPMU_IO", 0x00E000 + 0x4000, 0x1000, scratch=(Scratch(0, 0xFFC, "legacy I/O"),)),
+    Block("PDISPLAY", 0x610000, 0x10000, scratch=(Scratch(0, 0xFFFC, "display, no output attached"),)),
+    Block("VGA", 0x601000, 0x1000, scratch=(Scratch(0, 0xFFC, "VGA ports"),)),
+    Block("PVLD", 0x084000, 0x1000, scratch=(Scratch(0, 0xFFC, "video engine, disabled"),)),
+    Block("PPDEC", 0x085000, 0x1000, scratch=(Scratch(0, 0xFFC, "video engine, disabled"),)),
+    Block("PPPP", 0x086000, 0x1000, scratch=(Scratch(0, 0xFFC, "video engine, disabled"),)),
+)
+
+
+class Board(Engine):
+    """Reports the product's units and keeps what is written to the rest."""
+
+    def blocks(self) -> tuple[Block, ...]:
+        profile, partitions = self.gpu.profile, self.gpu.partitions
+        units = Block(
+            "PUNITS",
+            0x022400,
+            0x400,
+            (
+                Register(0x00C, "UNK00C", reset=POSTED, doc="bit 1: the VBIOS has initialised the card"),
+                Register(0x030, "DESIGN_GPC_COUNT", R, reset=profile.max_gpcs),
+                Register(0x034, "DESIGN_TPC_PER_GPC_COUNT", R, reset=profile.max_tpcs),
+                Register(0x038, "DESIGN_PART_COUNT", R, reset=partitions),
+                Register(0x100, "HW_MISC_DISABLE", reset=NO_DISPLAY | 0x6, doc="display and video engines absent"),
+                Register(0x154, "HW_MC_DISABLE_MASK", R, reset=0),
+            ),
+            (Scratch(0x000, 0x3FC, "disable masks"),),
+            doc="Unit counts",
+        )
+        ring = Block(
+            "PIBUS",
+            0x120000,
+            0x10000,
+            (
+                Register(0x1C4C, "MASTER_COMMAND", doc="acknowledgements; taken at once"),
+                Register(0x1C58, "MASTER_INTR", R),
+                Register(0x1C5C, "MASTER_INTR_1", R),
+                Register(0x1C70, "MASTER_HUB_COUNT", R, reset=1),
+                Register(0x1C74, "MASTER_ROP_COUNT", R, reset=partitions),
+                Register(0x1C78, "MASTER_GPC_COUNT", R, reset=len(profile.tpcs)),
+            ),
+            (Scratch(0x0000, 0xFFFC, "ring stations: timeouts and clocks"),),
+            doc="Register bus ring",
+        )
+        return (PSTRAPS, units, ring, *INERT)
+
+    BLOCKS: ClassVar = (PSTRAPS,)
+
+    def read_master_command(self) -> int:
+        return 0
+

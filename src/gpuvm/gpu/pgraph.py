@@ -1,0 +1,427 @@
+"""PGRAPH: launches grids, and tells the driver of errors in methods, data and shaders. rnndb graph/gf100_pgraph.
+
+Exceptions are shown one at a time: the channel that caused the one in the registers waits for the driver's
+acknowledgement, others queue behind it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from gpuvm.gpu import pmc
+from gpuvm.gpu.channel import Channel, Stop
+from gpuvm.gpu.classes.method import ClassObject, DataError
+from gpuvm.gpu.engine import Engine
+from gpuvm.gpu.paging import MmuFault, Reason, walk
+from gpuvm.gpu.pusher import HUB_CLIENT_DISPATCH, UNIT_PGRAPH
+from gpuvm.registers.access import W1C, R
+from gpuvm.registers.declare import Block, Field, Register, Scratch, bit
+
+if TYPE_CHECKING:
+    from gpuvm.gpu.classes.compute import Compute
+    from gpuvm.gpu.device import Gf100
+    from gpuvm.jit.launch import ExecutionError, Launch, Outcome
+
+INTR_NOTIFY, INTR_ILLEGAL_MTHD, INTR_ILLEGAL_CLASS = 1 << 0, 1 << 4, 1 << 5
+INTR_CTXCTL, INTR_DATA_ERROR, INTR_TRAP = 1 << 19, 1 << 20, 1 << 21
+TRAP_GPC = 1 << 24
+GPC_CLIENT_L1 = 0
+
+GPC_BASE, GPC_STRIDE, TPC_BASE, TPC_STRIDE = 0x500000, 0x8000, 0x4000, 0x800
+MAX_TPCS = 4
+
+PGRAPH = Block(
+    "PGRAPH",
+    0x400000,
+    0x9000,
+    (
+        Register(0x0100, "INTR", W1C),
+        Register(0x0108, "TRAP", W1C, doc="which unit trapped; bit 24: a graphics cluster"),
+        Register(0x0110, "DATA_ERROR", R),
+        Register(0x0118, "TRAP_GPCS", W1C),
+        Register(0x011C, "TRAP_ROPS", W1C),
+        Register(0x0120, "INTR_NRHOST"),
+        Register(0x0124, "INTR_EN_NRHOST"),
+        Register(0x0130, "TRAP_GPCS_EN"),
+        Register(0x0134, "TRAP_ROPS_EN"),
+        Register(0x0138, "TRAP_EN"),
+        Register(0x013C, "INTR_EN"),
+        Register(0x0200, "ICMD_CMD", doc="an initial value of a context, data first; taken at once"),
+        Register(0x0204, "ICMD_DATA"),
+        Register(0x0208, "ICMD_UNK0208"),
+        Register(0x0500, "FIFO_CONTROL", fields=(bit("PUSH", 0), bit("PULL", 16)), reset=0x10001),
+        Register(0x0504, "FIFO_STATUS", R),
+        Register(0x0604, "GPC_STATUS", R),
+        Register(0x0608, "ROP_STATUS", R),
+        Register(0x060C, "FE_STATUS", R, doc="1 while a method is carried out"),
+        Register(0x0700, "STATUS", R, doc="0: idle"),
+        Register(0x0704, "TRAPPED_ADDR", R, doc="method in bits 2-13, subchannel in bits 16-18"),
+        Register(0x0708, "TRAPPED_DATA_LOW", R),
+        Register(0x070C, "TRAPPED_DATA_HIGH", R),
+        Register(0x4000, "DISPATCH_TRAP", fields=(Field("STATUS", 0, 29, W1C), Field("CLEAR", 30, 31))),
+        Register(0x4170, "DISPATCH_PWR_MODE", fields=(Field("MODE", 0, 3), bit("BUSY", 4, R)), doc="bit 4: changing"),
+        Register(0x4200, "DISPATCH_CTX_CACHE", R, count=8, doc="class bound to each subchannel of the channel shown"),
+        Register(0x4488, "MACRO_MCACHE_CTRL"),
+        Register(0x448C, "MACRO_MCACHE_DATA"),
+    ),
+    (Scratch(0x0000, 0x8FFC, "initial values of the front end, which nothing here depends on"),),
+    doc="Graphics front end",
+)
+
+PGRAPH_UNITS = Block(
+    "PGRAPH_UNITS",
+    0x40A000,
+    0x16000,
+    scratch=(Scratch(0x0000, 0x15FFC, "ROPs, graphics clusters and multiprocessors, one by one and broadcast"),),
+    doc="Units behind the front end",
+)
+
+
+def clusters(tpcs: tuple[int, ...], count: int) -> tuple[Block, ...]:
+    """Declare the graphics clusters and their multiprocessors."""
+    result: list[Block] = []
+    for number in range(count):
+        units = tpcs[number] if number < len(tpcs) else 0
+        base = GPC_BASE + number * GPC_STRIDE
+        result.append(
+            Block(
+                f"GPC{number}",
+                base,
+                TPC_BASE,
+                (
+                    Register(0x2608, "CTXCTL_UNITS", R, reset=units, doc="multiprocessors in this cluster"),
+                    Register(0x2C90, "CTXCTL_TRAP", W1C, doc="bits 16 up: multiprocessors"),
+                    Register(0x2C94, "CTXCTL_TRAP_EN"),
+                ),
+                (Scratch(0, TPC_BASE - 4, "cluster units and their microcontroller"),),
+            )
+        )
+        result.append(
+            Block(
+                f"GPC{number}_TPC",
+                base + TPC_BASE,
+                TPC_STRIDE,
+                (
+                    Register(0x508, "MASTER_TRAP", R, doc="bit 1: the multiprocessor"),
+                    Register(0x50C, "MASTER_TRAP_EN"),
+                    Register(0x644, "MP_TRAP_WARP_ERROR_EN"),
+                    Register(0x648, "MP_TRAP_WARP_ERROR", doc="code of the error that stopped a warp"),
+                    Register(0x64C, "MP_TRAP_GLOBAL_ERROR_EN"),
+                    Register(0x650, "MP_TRAP_GLOBAL_ERROR", W1C),
+                ),
+                (Scratch(0, TPC_STRIDE - 4, "multiprocessor units"),),
+                count=MAX_TPCS,
+                stride=TPC_STRIDE,
+            )
+        )
+    return tuple(result)
+
+
+WARP_ERRORS = {
+    0x01: "STACK_ERROR",
+    0x02: "API_STACK_ERROR",
+    0x03: "RET_EMPTY_STACK_ERROR",
+    0x04: "PC_WRAP",
+    0x05: "MISALIGNED_PC",
+    0x06: "PC_OVERFLOW",
+    0x07: "MISALIGNED_IMMC_ADDR",
+    0x08: "MISALIGNED_REG",
+    0x09: "ILLEGAL_INSTR_ENCODING",
+    0x0A: "ILLEGAL_SPH_INSTR_COMBO",
+    0x0B: "ILLEGAL_INSTR_PARAM",
+    0x0C: "INVALID_CONST_ADDR",
+    0x0D: "OOR_REG",
+    0x0E: "OOR_ADDR",
+    0x0F: "MISALIGNED_ADDR",
+    0x10: "INVALID_ADDR_SPACE",
+    0x14: "DIVERGENT",
+    0x15: "WARP_EXIT",
+}
+"""Codes of MP_TRAP_WARP_ERROR."""
+
+_WARP_ERROR_OF = {
+    "ILLEGAL_INSTRUCTION": 0x09,
+    "MISALIGNED": 0x0F,
+    "OUT_OF_RANGE_REGISTER": 0x0D,
+    "SHARED_RANGE": 0x0E,
+    "LOCAL_RANGE": 0x0E,
+    "STACK": 0x01,
+    "TRAP": 0x00,
+}
+GLOBAL_BPT_INT = 1 << 4
+"""MP_TRAP_GLOBAL_ERROR of a trap instruction."""
+
+
+class StopFlag(Protocol):
+    """What asks a launch to stop."""
+
+    def set(self) -> None: ...
+
+
+class Executor(Protocol):
+    """Who runs grids: `gpuvm.jit.executor.Executor`, or a test's stand-in."""
+
+    def run(self, launch: Launch, stop: StopFlag | None) -> Outcome: ...
+
+
+@dataclass(slots=True)
+class Exception_:
+    """What PGRAPH tells the driver at once."""
+
+    channel: Channel
+    intr: int
+    method: int = 0
+    subchannel: int = 0
+    data: int = 0
+    code: int = 0
+    cluster: int = -1
+    warp_error: int = 0
+    global_error: int = 0
+    classes: tuple[int, ...] = field(default_factory=tuple)
+
+
+class Pgraph(Engine):
+    """The graphics engine."""
+
+    def __init__(self, gpu: Gf100) -> None:
+        super().__init__(gpu)
+        self._owner: Channel | None = None
+        self._queue: deque[Exception_] = deque()
+        self._launching: tuple[Channel, StopFlag] | None = None
+        self._timed_out = False
+        self._abort_lock = threading.Lock()
+
+    BLOCKS: ClassVar = (PGRAPH, PGRAPH_UNITS)
+
+    def blocks(self) -> tuple[Block, ...]:
+        profile = self.gpu.profile
+        return (*self.BLOCKS, *clusters(profile.tpcs, profile.max_gpcs))
+
+    def place(self) -> None:
+        super().place()
+        self._intr, self._intr_en = self.at("PGRAPH", "INTR"), self.at("PGRAPH", "INTR_EN")
+
+    # State shown
+
+    @property
+    def busy(self) -> bool:
+        """Whether a channel is being run."""
+        return self.gpu.runner.current is not None
+
+    def read_status(self) -> int:
+        return 1 if self.busy else 0
+
+    def read_fe_status(self) -> int:
+        return int(self.busy)
+
+    def update(self) -> None:
+        """Recompute this engine's line."""
+        pending = self.words[self._intr] & self.words[self._intr_en]
+        self.gpu.pmc.line(pmc.INTR_PGRAPH, bool(pending))
+
+    # Exceptions
+
+    def method_error(
+        self, channel: Channel, number: int, subchannel: int, method: int, data: int, error: DataError | None
+    ) -> None:
+        """Report a method that class `number` lacks (`error` None), or a value that it refuses."""
+        self._raise(
+            Exception_(
+                channel,
+                INTR_ILLEGAL_MTHD if error is None else INTR_DATA_ERROR,
+                method,
+                subchannel,
+                data,
+                0 if error is None else int(error),
+            )
+        )
+
+    def class_error(self, channel: Channel, subchannel: int, data: int) -> None:
+        """Report a bind to a class that PGRAPH does not have."""
+        self._raise(Exception_(channel, INTR_ILLEGAL_CLASS, 0, subchannel, data))
+
+    def _raise(self, exception: Exception_) -> None:
+        channel = exception.channel
+        exception.classes = tuple(0 if each is None else each.TABLE.number for each in channel.objects)
+        with self.gpu.locked():
+            channel.waiting = True
+            self._queue.append(exception)
+            if self._owner is None:
+                self._show()
+            self.update()
+        self.gpu.notify_error(channel)
+
+    def _show(self) -> None:
+        if not self._queue:
+            self._owner = None
+            return
+        exception = self._queue.popleft()
+        self._owner = exception.channel
+        words, at = self.words, self.at
+        words[at("PGRAPH", "TRAPPED_ADDR")] = exception.subchannel << 16 | exception.method
+        words[at("PGRAPH", "TRAPPED_DATA_LOW")] = exception.data
+        words[at("PGRAPH", "DATA_ERROR")] = exception.code
+        for subchannel, number in enumerate(exception.classes):
+            words[at("PGRAPH", "DISPATCH_CTX_CACHE", subchannel)] = number
+        self.gpu.ctxctl.show_channel(exception.channel.instance)
+        if exception.cluster >= 0:
+            words[at("PGRAPH", "TRAP")] |= TRAP_GPC
+            words[at("PGRAPH", "TRAP_GPCS")] |= 1 << exception.cluster
+            words[at(f"GPC{exception.cluster}", "CTXCTL_TRAP")] |= 1 << 16
+            tpc = f"GPC{exception.cluster}_TPC"
+            words[at(tpc, "MASTER_TRAP")] = 2
+            words[at(tpc, "MP_TRAP_WARP_ERROR")] = exception.warp_error
+            words[at(tpc, "MP_TRAP_GLOBAL_ERROR")] = exception.global_error
+        words[self._intr] |= exception.intr
+
+    def write_intr(self, value: int) -> None:
+        if self._owner is not None and not self.words[self._intr]:
+            channel, self._owner = self._owner, None
+            channel.waiting = False
+            self.words[self.at("GPC0_TPC", "MASTER_TRAP")] = 0
+            self._show()
+            self.gpu.runner.ring(channel.number)
+        self.update()
+
+    def write_intr_en(self, value: int) -> None:
+        self.update()
+
+    # Launches
+
+    def launch(self, target: Compute, grid: tuple[int, int, int], block: tuple[int, int, int]) -> None:
+        """Run a grid to its end, in the engine thread.
+
+        Raises
+        ------
+        MmuFault
+            If the page tables cannot be mapped; what the kernel itself does wrong is reported here.
+        """
+        from gpuvm.jit.launch import ConstantBank, Launch
+
+        channel, state = target.channel, target.state
+        space = channel.space
+        began = time.perf_counter_ns()
+        launch = Launch(
+            space=space.prepare(),
+            code_base=target.address(0x1608),
+            entry=state[0x3B4 >> 2],
+            grid=grid,
+            block=block,
+            registers=state[0x2C0 >> 2],
+            shared_size=state[0x24C >> 2],
+            local_positive=state[0x204 >> 2] & 0xFFFFF0,
+            local_negative=state[0x208 >> 2] & 0xFFFFF0,
+            stack_size=state[0x20C >> 2] & 0x1FFFFF,
+            barriers=min(state[0x254 >> 2], 16),
+            constants=tuple(None if bank is None else ConstantBank(*bank) for bank in target.banks),
+            shared_window=state[0x214 >> 2],
+            local_window=state[0x77C >> 2],
+        )
+        executor, stop = self.gpu.executor(), self.gpu.new_stop_flag()
+        timer = self._watch(stop)
+        with self._abort_lock:
+            self._launching = (channel, stop)
+        if channel.stop is not None or self.gpu.runner.closing:
+            stop.set()
+        space.running(+1)
+        try:
+            outcome = executor.run(launch, stop)
+        finally:
+            space.running(-1)
+            with self._abort_lock:
+                self._launching = None
+            if timer is not None:
+                timer.cancel()
+        self.gpu.counters.launched(channel.number, outcome.statistics, time.perf_counter_ns() - began)
+        if outcome.error is not None:
+            self._failed(channel, outcome.error)
+
+    def _watch(self, stop: StopFlag) -> threading.Timer | None:
+        self._timed_out = False
+        limit = self.gpu.watchdog_s
+        if limit is None:
+            return None
+
+        def expire() -> None:
+            self._timed_out = True
+            stop.set()
+
+        timer = threading.Timer(limit, expire)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _failed(self, channel: Channel, error: ExecutionError) -> None:
+        kind = error.kind.name
+        if kind in ("UNMAPPED", "READ_ONLY"):
+            fault = self._fault(channel, error.address, error.write or kind == "READ_ONLY", kind)
+            channel.stop = Stop.MMU_FAULT
+            self.gpu.pfifo.channel_fault(channel, UNIT_PGRAPH, fault, GPC_CLIENT_L1, 0)
+        elif kind == "STOPPED":
+            if self._timed_out:
+                channel.stop = Stop.TIMEOUT
+                self.gpu.pfifo.engine_timeout(channel)
+        elif kind == "BAD_LAUNCH":
+            channel.stop = Stop.TRAP
+            self._raise(Exception_(channel, INTR_DATA_ERROR, 0x368, 0, 0, int(DataError.INVALID_VALUE)))
+        else:
+            channel.stop = Stop.TRAP
+            trapped = kind == "TRAP"
+            self._raise(
+                Exception_(
+                    channel,
+                    INTR_TRAP,
+                    cluster=0,
+                    warp_error=_WARP_ERROR_OF.get(kind, 0x0B),
+                    global_error=GLOBAL_BPT_INT if trapped else 0,
+                )
+            )
+
+    def _fault(self, channel: Channel, address: int, write: bool, kind: str) -> MmuFault:
+        """Find the reason that the walker would give."""
+        try:
+            walk(self.gpu.memory, channel.space.root, address)
+        except MmuFault as fault:
+            fault.write = write
+            return fault
+        return MmuFault(address, write, Reason.PAGE_READ_ONLY if kind == "READ_ONLY" else Reason.PAGE_NOT_PRESENT)
+
+    def object_fault(self, channel: Channel, target: ClassObject, fault: MmuFault) -> None:
+        """Report a fault of an engine's own access for a method."""
+        self.gpu.pfifo.channel_fault(channel, UNIT_PGRAPH, fault, HUB_CLIENT_DISPATCH, None)
+
+    def abort(self, channel: Channel | None) -> None:
+        """Stop the launch in progress if it is this channel's (any channel's if None)."""
+        with self._abort_lock:
+            if self._launching is not None and channel in (None, self._launching[0]):
+                self._launching[1].set()
+
+    def forget(self, channel: Channel) -> None:
+        """Drop what a channel that is gone still had to say."""
+        self._queue = deque(each for each in self._queue if each.channel is not channel)
+        if self._owner is channel:
+            self.words[self._intr] = 0
+            self._show()
+            self.update()
+
+    def reset(self) -> None:
+        """Engine reset: a launch in progress ends and its channel stops; exceptions are dropped."""
+        with self._abort_lock:
+            launching = self._launching
+        if launching is not None:
+            launching[0].stop = launching[0].stop or Stop.TRAP
+            launching[1].set()
+        waiting = [each.channel for each in self._queue]
+        if self._owner is not None:
+            waiting.append(self._owner)
+        self._queue.clear()
+        self._owner = None
+        super().reset()
+        self.update()
+        for channel in waiting:
+            channel.waiting = False
+            self.gpu.runner.ring(channel.number)

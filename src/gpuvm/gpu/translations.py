@@ -1,0 +1,384 @@
+"""What the TLBs hold of one GPU address space, and the host's view of it.
+
+Single pages (BAR apertures, semaphores) are kept one by one; copies and launches work on whole directories of 128 MiB,
+read from the tables in bulk. What is held stays, however the tables change, until a flush; what is missing is walked
+when it is needed. A flush marks everything stale, and the next use keeps what the tables still say, so that
+unchanged pages cost nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuvm.gpu import paging
+from gpuvm.gpu.paging import MmuFault, Reason, Root
+from gpuvm.gpu.physical import PhysicalMemory, Target
+from gpuvm.pci.memory import MemoryRegion
+
+if TYPE_CHECKING:
+    from gpuvm.jit.space import AddressSpace
+
+Run = tuple[MemoryRegion, int, int]
+"""Region, offset in it, bytes."""
+
+Page = tuple[memoryview, int, bool, MemoryRegion, int]
+"""Words of the region, index of the page's first word, writable, region, offset of the page."""
+
+_EMPTY = np.empty(0, np.uint64)
+
+
+class Directory:
+    """128 MiB of address space: the tables as last read and the entries held, one for each 4 KiB."""
+
+    __slots__ = ("entries", "large", "pde", "pieces", "small", "stale")
+
+    def __init__(self) -> None:
+        self.pde = 0
+        self.small = _EMPTY
+        self.large = _EMPTY
+        self.entries = np.zeros(paging.SMALL_ENTRIES, np.uint64)
+        self.stale = False
+        self.pieces = 0
+        """Mappings that the host's view of these 128 MiB takes."""
+
+
+class Budget:
+    """What all address spaces together may hold, so that hostile page tables cannot exhaust the host.
+
+    Notes
+    -----
+    A directory costs up to 520 KiB of host memory, a piece one host mapping; Linux allows 65,530 of these by default.
+    """
+
+    def __init__(self, directories: int = 1024, pieces: int = 48_000) -> None:
+        self.directories = directories
+        self.directories_used = 0
+        self.pieces = pieces
+        self.pieces_used = 0
+        self.reclaim: Callable[[Translations], None] = lambda keep: None
+
+
+class Translations:
+    """Translations of one page directory.
+
+    Parameters
+    ----------
+    memory : PhysicalMemory
+        What the page tables live in and point to.
+    root : Root
+        Page directory and limit.
+    budget : Budget
+        Shared with the other spaces of the GPU.
+    new_space : callable
+        Makes the host's view (`gpuvm.jit.space.AddressSpace`) when a launch first needs one.
+    """
+
+    def __init__(
+        self, memory: PhysicalMemory, root: Root, budget: Budget, new_space: Callable[[], AddressSpace]
+    ) -> None:
+        self.root = root
+        self.users = 0
+        self._memory = memory
+        self._budget = budget
+        self._new_space = new_space
+        self._space: AddressSpace | None = None
+        self._pages: dict[int, Page] = {}
+        self._directories: dict[int, Directory] = {}
+        self._lock = threading.RLock()
+        self._running = 0
+
+    # Single pages
+
+    def page(self, number: int, write: bool) -> Page:
+        """Return the page that holds virtual address `number << 12`.
+
+        Raises
+        ------
+        MmuFault
+            If there is none, or it may not be written.
+        """
+        page = self._pages.get(number)
+        if page is None:
+            page = self._walk(number, write)
+        if write and not page[2]:
+            raise MmuFault(number << 12, True, Reason.PAGE_READ_ONLY)
+        return page
+
+    def _walk(self, number: int, write: bool) -> Page:
+        address = number << 12
+        try:
+            entry = paging.walk(self._memory, self.root, address)
+        except MmuFault as fault:
+            fault.write = write
+            raise
+        if entry & paging.SUPERVISOR:
+            raise MmuFault(address, write, Reason.PAGE_SUPERVISOR_ONLY)
+        found = self._memory.locate(entry >> paging.TARGET_SHIFT, (entry & paging.ADDRESS_MASK) << 8)
+        if found is None:
+            raise MmuFault(address, write, Reason.PAGE_NOT_PRESENT)
+        region, offset = found
+        page = (self._memory.words(region), offset >> 2, not entry & paging.READ_ONLY, region, offset)
+        if len(self._pages) > 65536:
+            self._pages.clear()
+        self._pages[number] = page
+        return page
+
+    def read32(self, address: int) -> int:
+        """Read an aligned word (MmuFault as `page`)."""
+        words, first, *_ = self.page(address >> 12, False)
+        value: int = words[first + ((address & 0xFFF) >> 2)]
+        return value
+
+    def write32(self, address: int, value: int) -> None:
+        """Write an aligned word (MmuFault as `page`)."""
+        words, first, *_ = self.page(address >> 12, True)
+        words[first + ((address & 0xFFF) >> 2)] = value
+
+    # Ranges
+
+    def runs(self, address: int, size: int, write: bool) -> list[Run]:
+        """Return the pieces of host memory behind a range, in order.
+
+        Raises
+        ------
+        MmuFault
+            At the first page of the range that is not there or may not be written.
+        """
+        if size <= 0:
+            return []
+        last = address + size - 1
+        if last > self.root.limit:
+            raise MmuFault(max(address, self.root.limit + 1), write, Reason.VSPACE_LIMIT)
+        pieces: list[Run] = []
+        with self._lock:
+            while address <= last:
+                index = address >> paging.DIRECTORY_SHIFT
+                end = min(last + 1, (index + 1) << paging.DIRECTORY_SHIFT)
+                first = (address >> 12) & (paging.SMALL_ENTRIES - 1)
+                count = ((end - 1) >> 12) - (address >> 12) + 1
+                entries = self._held(index, first, count, write)
+                self._resolve(entries, address, end, write, pieces)
+                address = end
+        return pieces
+
+    def _held(self, index: int, first: int, count: int, write: bool) -> npt.NDArray[np.uint64]:
+        directory = self._directories.get(index)
+        if directory is None or directory.stale or not directory.entries[first : first + count].all():
+            directory = self._refresh(index)
+        entries = directory.entries[first : first + count]
+        base = (index << paging.DIRECTORY_SHIFT) + (first << 12)
+        bad = np.bitwise_or.reduce(entries) & np.uint64(paging.SUPERVISOR | (paging.READ_ONLY if write else 0))
+        if bad or not entries.all():
+            self._blame(entries, base, write)
+        return entries
+
+    def _blame(self, entries: npt.NDArray[np.uint64], base: int, write: bool) -> None:
+        for number, entry in enumerate(entries.tolist()):
+            if entry & paging.SUPERVISOR:
+                raise MmuFault(base + (number << 12), write, Reason.PAGE_SUPERVISOR_ONLY)
+            if write and entry & paging.READ_ONLY:
+                raise MmuFault(base + (number << 12), write, Reason.PAGE_READ_ONLY)
+            if not entry:
+                self._walk((base >> 12) + number, write)
+                raise MmuFault(base + (number << 12), write, Reason.PAGE_NOT_PRESENT)
+
+    def _resolve(
+        self, entries: npt.NDArray[np.uint64], address: int, end: int, write: bool, pieces: list[Run]
+    ) -> None:
+        at = address
+        for first, pages in paging.runs(entries):
+            stop = min(end, ((address >> 12) + first + pages) << 12)
+            entry = int(entries[first])
+            target = entry >> paging.TARGET_SHIFT
+            physical = ((entry & paging.ADDRESS_MASK) << 8) + (at & 0xFFF)
+            while at < stop:
+                found = self._memory.locate(target, physical)
+                if found is None:
+                    raise MmuFault(at, write, Reason.PAGE_NOT_PRESENT)
+                region, offset = found
+                length = min(stop - at, region.size - offset)
+                if pieces and pieces[-1][0] is region and pieces[-1][1] + pieces[-1][2] == offset:
+                    region, offset, before = pieces.pop()
+                    pieces.append((region, offset, before + length))
+                else:
+                    pieces.append((region, offset, length))
+                at += length
+                physical += length
+
+    def read(self, address: int, size: int) -> bytes:
+        """Read a range (MmuFault as `runs`)."""
+        parts = self.runs(address, size, False)
+        if len(parts) == 1:
+            region, offset, length = parts[0]
+            return region.read(offset, length)
+        return b"".join(region.read(offset, length) for region, offset, length in parts)
+
+    def write(self, address: int, data: bytes | memoryview) -> None:
+        """Write a range, all or nothing (MmuFault as `runs`)."""
+        view = memoryview(data).cast("B")
+        done = 0
+        for region, offset, length in self.runs(address, len(view), True):
+            region.write(offset, view[done : done + length])
+            done += length
+
+    # Directories
+
+    def _refresh(self, index: int) -> Directory:
+        """Bring the entries of one directory up to date with the tables, as far as a TLB would."""
+        entry = self._memory.array(self.root.target, self.root.directory + 8 * index, 8)
+        pde = int(entry[0]) if entry.size else 0
+        directory = self._directories.get(index)
+        if directory is not None and not directory.stale and directory.pde == pde == 0:
+            return directory
+        small_at, large_at, span = paging.tables(pde)
+        small = self._table(small_at, paging.SMALL_ENTRIES)
+        large = self._table(large_at, paging.LARGE_ENTRIES)
+        if directory is None:
+            if self._budget.directories_used >= self._budget.directories:
+                self._budget.reclaim(self)
+            if self._budget.directories_used >= self._budget.directories:
+                raise MmuFault(index << paging.DIRECTORY_SHIFT, False, Reason.PT_NOT_PRESENT)
+            directory = self._directories[index] = Directory()
+            self._budget.directories_used += 1
+        elif (
+            not directory.stale
+            and directory.pde == pde
+            and _same(small, directory.small)
+            and _same(large, directory.large)
+        ):
+            return directory
+        small, large = small.copy(), large.copy()
+        fresh = paging.expand(small, large, span)
+        if not directory.stale:
+            np.copyto(fresh, directory.entries, where=directory.entries != 0)
+        if self._space is not None:
+            self._remap(index, directory, fresh)
+        directory.pde, directory.small, directory.large = pde, small, large
+        directory.entries = fresh
+        directory.stale = False
+        return directory
+
+    def _table(self, place: tuple[int, int] | None, entries: int) -> npt.NDArray[np.uint64]:
+        return _EMPTY if place is None else self._memory.array(place[0], place[1], 8 * entries)
+
+    # The host's view
+
+    def prepare(self) -> AddressSpace:
+        """Return the host's view with every page that the tables name now and the TLB may hold.
+
+        Raises
+        ------
+        MmuFault
+            If the tables name more than the host can map (1024 directories, or scattered in too many pieces).
+        """
+        with self._lock:
+            if self._space is None:
+                self._space = self._new_space()
+                for index, directory in self._directories.items():
+                    if not directory.stale:
+                        self._map(index, directory, directory.entries)
+            table = self._memory.array(self.root.target, self.root.directory, 8 * paging.DIRECTORY_ENTRIES)
+            present = np.flatnonzero(table & np.uint64(0x3_0000_0003))
+            span = self.root.limit + 1 >> paging.DIRECTORY_SHIFT
+            wanted = set(present[present <= span].tolist())
+            for index in sorted(wanted | self._directories.keys()):
+                self._refresh(index)
+            return self._space
+
+    def _remap(self, index: int, directory: Directory, fresh: npt.NDArray[np.uint64]) -> None:
+        space = self._space
+        assert space is not None
+        changed = fresh != directory.entries
+        if not changed.any():
+            return
+        gone = changed & (directory.entries != 0)
+        base = index << paging.DIRECTORY_SHIFT
+        if gone.any():
+            if gone.all() or not fresh.any():
+                space.unmap(base, 1 << paging.DIRECTORY_SHIFT)
+                self._budget.pieces_used -= directory.pieces
+                directory.pieces = 0
+            else:
+                for first, count in _stretches(gone):
+                    space.unmap(base + (first << 12), count << 12)
+        self._map(index, directory, np.where(changed, fresh, np.uint64(0)))
+
+    def _map(self, index: int, directory: Directory, entries: npt.NDArray[np.uint64]) -> None:
+        """Map the pages of `entries` that are not 0."""
+        space = self._space
+        assert space is not None
+        base = index << paging.DIRECTORY_SHIFT
+        usable = (entries != 0) & ((entries & np.uint64(paging.SUPERVISOR)) == 0)
+        for start, count in _stretches(usable):
+            part = entries[start : start + count]
+            for first, pages in paging.runs(part):
+                entry = int(part[first])
+                self._map_run(space, directory, base + ((start + first) << 12), pages << 12, entry)
+
+    def _map_run(self, space: AddressSpace, directory: Directory, address: int, size: int, entry: int) -> None:
+        target, physical = entry >> paging.TARGET_SHIFT, (entry & paging.ADDRESS_MASK) << 8
+        writable = not entry & paging.READ_ONLY
+        while size > 0:
+            found = self._memory.locate(target, physical)
+            if found is None:
+                length = min(size, 4096)
+            else:
+                region, offset = found
+                length = min(size, region.size - offset)
+                if self._budget.pieces_used >= self._budget.pieces:
+                    self._budget.reclaim(self)
+                if self._budget.pieces_used >= self._budget.pieces:
+                    raise MmuFault(address, False, Reason.PAGE_NOT_PRESENT)
+                space.map(address, length, region.fd, region.offset + offset, writable)
+                directory.pieces += 1
+                self._budget.pieces_used += 1
+            address += length
+            physical += length
+            size -= length
+
+    # Flush
+
+    def flush(self) -> None:
+        """Forget what is held: the next use asks the tables. A launch in progress sees the new tables at once."""
+        with self._lock:
+            self._pages.clear()
+            for directory in self._directories.values():
+                directory.stale = True
+            if self._running and self._space is not None:
+                for index in list(self._directories):
+                    self._refresh(index)
+
+    def running(self, change: int) -> None:
+        """Tell that a launch starts (+1) or ends (-1) to use the host's view."""
+        with self._lock:
+            self._running += change
+
+    @property
+    def busy(self) -> bool:
+        return self._running > 0
+
+    def close(self) -> None:
+        """Drop everything, the host's view included; what is needed again is walked again."""
+        with self._lock:
+            self._pages.clear()
+            self._budget.directories_used -= len(self._directories)
+            self._budget.pieces_used -= sum(each.pieces for each in self._directories.values())
+            self._directories.clear()
+            if self._space is not None:
+                self._space.close()
+                self._space = None
+
+
+def _same(table: npt.NDArray[np.uint64], snapshot: npt.NDArray[np.uint64]) -> bool:
+    return table.size == snapshot.size and bool(np.array_equal(table, snapshot))
+
+
+def _stretches(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(first, count) of the stretches of true."""
+    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return [(int(a), int(b - a)) for a, b in edges.reshape(-1, 2)]
