@@ -34,12 +34,14 @@ class Verdict:
         return self.ok
 
 
-def _misfit(name: str, got: npt.NDArray[Any] | None, want: npt.NDArray[Any]) -> Verdict | None:
+def _result(name: str, outputs: Mapping[str, npt.NDArray[Any]], want: npt.NDArray[Any]) -> Any:
+    """The result to compare, or the verdict that there is none of the right shape."""
+    got = outputs.get(name)
     if got is None:
         return Verdict(False, f"the program must return {name!r}, but did not", float("inf"), name)
     if got.shape != want.shape:
         return Verdict(False, f"{name} must have shape {want.shape}, not {got.shape}", float("inf"), name)
-    return None
+    return got
 
 
 def _place(name: str, flat: int, shape: tuple[int, ...]) -> str:
@@ -49,10 +51,9 @@ def _place(name: str, flat: int, shape: tuple[int, ...]) -> str:
 
 def exact(name: str, outputs: Mapping[str, npt.NDArray[Any]], want: npt.NDArray[Any]) -> Verdict:
     """`outputs[name]` must equal `want` in every element."""
-    got = outputs.get(name)
-    misfit = _misfit(name, got, want)
-    if misfit is not None or got is None:
-        return misfit or Verdict(False)
+    got = _result(name, outputs, want)
+    if isinstance(got, Verdict):
+        return got
     wrong = got != want
     count = int(np.count_nonzero(wrong))
     if not count:
@@ -73,10 +74,9 @@ def close(
     bound: float | npt.NDArray[Any],
 ) -> Verdict:
     """`outputs[name]` must be finite and within `bound` (absolute; a number or one per element) of `want`."""
-    got = outputs.get(name)
-    misfit = _misfit(name, got, want)
-    if misfit is not None or got is None:
-        return misfit or Verdict(False)
+    got = _result(name, outputs, want)
+    if isinstance(got, Verdict):
+        return got
     if want.size == 0:
         return Verdict(True)
     difference = np.abs(got - want.astype(np.float64, copy=False))
