@@ -24,8 +24,11 @@ from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.passthrough import PassthroughGpu
 from gpuvm.hypervisor.physical import (
     BUSY_BIT,
+    ENGINE_BUSY,
+    ENGINE_CHANNEL,
     PATIENCE_S,
     PFIFO_CHANNELS,
+    PFIFO_ENGINE_STATE,
     PFIFO_KILL,
     PFIFO_USERD,
     PGRAPH_STATUS,
@@ -299,12 +302,16 @@ class Aggregator:
             self.gpu.write(register, 0)
         self.dispatcher.cancel(channel)
         deadline = time.monotonic() + PATIENCE_S
-        while self.kill_channel(channel):
+        while self.kill_channel(channel) or self._on_engine(channel):
             if time.monotonic() > deadline:
                 log.error("the GPU must let go of a channel that was stopped", channel=channel)
                 return False
             time.sleep(0.0005)
         return True
+
+    def _on_engine(self, channel: int) -> bool:
+        state = self.gpu.read(PFIFO_ENGINE_STATE)
+        return bool(state & ENGINE_BUSY) and state & ENGINE_CHANNEL == channel
 
     def kill_channel(self, channel: int) -> int:
         """Ask the GPU to switch a channel out; returns the busy bit, 0 once it is out."""

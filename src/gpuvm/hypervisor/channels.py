@@ -106,6 +106,9 @@ class ShadowChannel:
         self.shadow = 0
         self.space: ShadowSpace | None = None
         self.started = False
+        """Whether the guest lets the channel run."""
+        self.held = False
+        """Whether an event of this channel waits for the guest's acknowledgement."""
         self._memory = memory
         self._pool = pool
         self._spaces = spaces
@@ -136,6 +139,7 @@ class ShadowChannel:
         self.shadow = 0
         self.instance = None
         self.started = False
+        self.held = False
 
     def reflect(self, first: int, end: int) -> None:
         """Carry bytes `first` to `end` of the guest's block over into the shadow."""

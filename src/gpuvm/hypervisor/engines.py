@@ -9,7 +9,9 @@ succeeds. Offsets are those of BAR0.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.physical import PhysicalGpu
@@ -52,6 +54,11 @@ PTIMER_INTR_ENABLE = 0x009140
 PMU_HANDSHAKE = ((0x10A4D0, 0x00800100), (0x10A4DC, 0x00800180))
 """Queue descriptors that the PMU's microcode publishes once it runs."""
 
+PFIFO_ENGINE_STATE = 0x002640
+PTIMER_ALARM = 0x009420
+COPY_INTR = 0x104008
+COPY_STRIDE = 0x1000
+COPY_LINES = (1 << 5, 1 << 6)
 GRAPH_INTR = 0x400100
 GRAPH_INTR_ENABLE = 0x40013C
 FECS_DATA = 0x409500
@@ -61,6 +68,9 @@ FECS_NEXT = 0x409B04
 FECS_READY = 1 << 31
 FECS_UNLOAD = 0x100
 START = 0x2
+
+EVENT_LIMIT = 256
+"""Events of one kind that wait to be shown; a VM's channels cause one at a time each."""
 
 CONTEXT_SIZE = 0x1000
 """Bytes of a graphics context; the real image of the chip is saved by the aggregator's own microcode, not by
@@ -78,6 +88,25 @@ FECS_REPLIES: dict[int, tuple[int, int, bool]] = {
 }
 """Command of the context-switch microcontroller -> (register, value, whether the bits are added to what is
 there)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something of a channel that the guest's driver has to see and acknowledge.
+
+    Attributes
+    ----------
+    bits : int
+        Bits of the status register.
+    words : sequence of (int, int)
+        Registers that describe it, and their values.
+    done : callable
+        Called when the driver has acknowledged it.
+    """
+
+    bits: int
+    words: Sequence[tuple[int, int]]
+    done: Callable[[], None]
 
 
 class VirtualEngines:
@@ -113,6 +142,9 @@ class VirtualEngines:
         self.words = memoryview(mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)).cast("I")
         self._written = memoryview(mmap.mmap(-1, SIZE // 4, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         self._subfifos = 0x7
+        self._events: dict[int, deque[Event]] = {}
+        self._unit_faults: dict[int, deque[tuple[tuple[int, int], ...]]] = {}
+        self._alarm_from = 0
         self._asserted = False
         self._time_offset = 0
         self._partition_count = 1
@@ -132,6 +164,8 @@ class VirtualEngines:
         self.words[PMC_ENABLE >> 2] = 0xFFFFFFFF
         self._asserted = False
         self._time_offset = 0
+        self._events.clear()
+        self._unit_faults.clear()
 
     # Chip facts, private and overlaid words
 
@@ -176,6 +210,52 @@ class VirtualEngines:
         self.words[offset >> 2] &= ~value & 0xFFFFFFFF
         self.evaluate()
 
+    # Events of channels: shown one at a time, the next when the driver has acknowledged the last
+
+    def post(self, register: int, event: Event) -> None:
+        """Show an event under a status register, behind those that wait there."""
+        waiting = self._events.setdefault(register, deque())
+        if len(waiting) >= EVENT_LIMIT:
+            return
+        waiting.append(event)
+        if len(waiting) == 1:
+            self._show(register)
+
+    def _show(self, register: int) -> None:
+        event = self._events[register][0]
+        for offset, value in event.words:
+            self.words[offset >> 2] = value
+        self.words[register >> 2] |= event.bits
+        self.evaluate()
+
+    def _take(self, register: int, bits: int) -> None:
+        """The driver acknowledged bits of a status register."""
+        self.words[register >> 2] &= ~bits & 0xFFFFFFFF
+        waiting = self._events.get(register)
+        if waiting and not self.words[register >> 2] & waiting[0].bits:
+            waiting.popleft().done()
+            if waiting:
+                self._show(register)
+        self.evaluate()
+
+    def _drop_events(self, registers: Iterable[int]) -> None:
+        for register in registers:
+            self.words[register >> 2] = 0
+            for event in self._events.pop(register, ()):
+                event.done()
+
+    def read_event(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def write_event(self, offset: int, value: int) -> None:
+        self._take(offset, value)
+
+    def read_copy_clear(self, offset: int) -> int:
+        return 0
+
+    def write_copy_clear(self, offset: int, value: int) -> None:
+        self._take(offset + 4, value)
+
     # Interrupt tree
 
     def evaluate(self, rearm: bool = False) -> None:
@@ -193,6 +273,9 @@ class VirtualEngines:
             lines |= LINE_PFIFO
         if words[GRAPH_INTR >> 2] & words[GRAPH_INTR_ENABLE >> 2]:
             lines |= LINE_PGRAPH
+        for line, status in zip(COPY_LINES, (COPY_INTR, COPY_INTR + COPY_STRIDE), strict=True):
+            if words[status >> 2]:
+                lines |= line
         if words[PTIMER_INTR >> 2] & words[PTIMER_INTR_ENABLE >> 2]:
             lines |= LINE_PTIMER
         return lines
@@ -240,11 +323,12 @@ class VirtualEngines:
         return self._pfifo()
 
     def write_pfifo_intr(self, offset: int, value: int) -> None:
-        self.words[PFIFO_INTR >> 2] &= ~value & 0xFFFFFFFF
         if value & INTR_NONSTALL:
             for unit in range(PFIFO_NONSTALL_COUNT):
                 self.words[(PFIFO_NONSTALL >> 2) + unit] = 0
-        self.evaluate()
+        if value & INTR_SCHED:
+            self.words[PFIFO_ENGINE_STATE >> 2] = 0
+        self._take(PFIFO_INTR, value)
 
     def read_pfifo_intr_enable(self, offset: int) -> int:
         return self.words[offset >> 2]
@@ -271,29 +355,39 @@ class VirtualEngines:
         self.evaluate()
 
     def fault(self, unit: int, instance: int, low: int, high: int, status: int) -> None:
-        """Report an MMU fault of one of this VM's channels; `instance` is the guest's address >> 12."""
-        base = (PFIFO_FAULTS >> 2) + 4 * (unit & 31)
-        self.words[base : base + 4] = memoryview(
-            b"".join(word.to_bytes(4, "little") for word in (instance, low, high, status))
-        ).cast("I")
-        self.words[PFIFO_FAULT_UNITS >> 2] |= 1 << (unit & 31)
+        """Report an MMU fault of one of this VM's channels; `instance` is the guest's address >> 12.
+
+        A fault that comes before the driver cleared the last one of that unit waits behind it.
+        """
+        base = PFIFO_FAULTS + 0x10 * (unit & 31)
+        words = tuple((base + 4 * n, word) for n, word in enumerate((instance, low, high, status)))
+        waiting = self._unit_faults.setdefault(unit & 31, deque(maxlen=EVENT_LIMIT))
+        waiting.append(words)
+        if not self.words[PFIFO_FAULT_UNITS >> 2] >> (unit & 31) & 1:
+            self._show_fault(unit & 31)
+        self.evaluate()
+
+    def _show_fault(self, unit: int) -> None:
+        waiting = self._unit_faults.get(unit)
+        if waiting:
+            for offset, word in waiting.popleft():
+                self.words[offset >> 2] = word
+            self.words[PFIFO_FAULT_UNITS >> 2] |= 1 << unit
+
+    def read_fault_units(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def write_fault_units(self, offset: int, value: int) -> None:
+        self.words[offset >> 2] &= ~value & 0xFFFFFFFF
+        for unit in range(32):
+            if value >> unit & 1:
+                self._show_fault(unit)
         self.evaluate()
 
     def nonstall(self, unit: int, value: int) -> None:
         """Report a non-stall event."""
         self.words[(PFIFO_NONSTALL >> 2) + unit % PFIFO_NONSTALL_COUNT] |= value
         self.evaluate()
-
-    def pfifo_event(self, bits: int, sched: int = 0) -> None:
-        """Report PFIFO events that have no registers of their own, as bits of 0x2100."""
-        self.words[PFIFO_INTR >> 2] |= bits & ~INTR_COMPUTED
-        if bits & INTR_SCHED:
-            self.words[PFIFO_SCHED >> 2] = sched
-        self.evaluate()
-
-    def show(self, offset: int, value: int, add: bool = False) -> None:
-        """Put a status word where the guest will read it."""
-        self.words[offset >> 2] = value | (self.words[offset >> 2] if add else 0)
 
     # PMC
 
@@ -304,12 +398,14 @@ class VirtualEngines:
         down = self.words[PMC_ENABLE >> 2] & ~value
         self.words[PMC_ENABLE >> 2] = value
         if down & ENABLE_PFIFO:
-            self.words[PFIFO_INTR >> 2] = 0
+            pbdmas = (PBDMA_INTR + n * PBDMA_STRIDE for n in range(PBDMA_COUNT))
+            self._drop_events((PFIFO_INTR, *pbdmas))
+            self._unit_faults.clear()
             self.words[PFIFO_FAULT_UNITS >> 2] = 0
             self.words[PFIFO_RUNLIST >> 2] = 0
             self.write_nonstall_units(0, 0xFFFFFFFF)
         if down & ENABLE_PGRAPH:
-            self.words[GRAPH_INTR >> 2] = 0
+            self._drop_events((GRAPH_INTR,))
             for offset in (FECS_SCRATCH, FECS_SCRATCH + 4, FECS_CURRENT, FECS_NEXT):
                 self.words[offset >> 2] = 0
         if down:
@@ -344,6 +440,25 @@ class VirtualEngines:
 
     def write_time_high(self, offset: int, value: int) -> None:
         self._time_offset += (value << 32) - (self._now() & ~0xFFFFFFFF)
+
+    def read_timer_intr(self, offset: int) -> int:
+        """The alarm is looked at when the register is: nothing waits for one on a GF100 without a VBIOS's
+        tables."""
+        words = self.words
+        if words[PTIMER_INTR_ENABLE >> 2] & 1 and not words[offset >> 2] & 1:
+            elapsed = (self._now() - self._alarm_from) & 0xFFFFFFFF
+            words[offset >> 2] |= elapsed >= (words[PTIMER_ALARM >> 2] - self._alarm_from) & 0xFFFFFFFF
+        return words[offset >> 2]
+
+    def write_timer_intr(self, offset: int, value: int) -> None:
+        self.write_acknowledge(offset, value)
+
+    def read_timer_alarm(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def write_timer_alarm(self, offset: int, value: int) -> None:
+        self.words[offset >> 2] = value
+        self._alarm_from = self._now() & 0xFFFFFFFF
 
     # Video memory size
 
@@ -399,7 +514,7 @@ class VirtualEngines:
         reply = FECS_REPLIES.get(value)
         if reply is not None:
             register, answer, add = reply
-            self.show(register, answer, add)
+            words[register >> 2] = answer | (words[register >> 2] if add else 0)
 
     def read_fecs_set(self, offset: int) -> int:
         return 0

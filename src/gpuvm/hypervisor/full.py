@@ -58,6 +58,7 @@ ADDRESS = 0x0FFFFFFF
 TARGET_SHIFT = 28
 MSI_REARM = 0x704
 CHANNEL_FLAGS = 0xC0000000
+CHANNEL_RUN = 0x001F0001
 PLAYLIST_LIMIT = 0xFFF
 NAMED_LIMIT = 256
 """Different denied offsets that a VM's log names; later ones are only counted."""
@@ -604,7 +605,8 @@ class FullGpu(VirtualGpu):
         index = offset - PFIFO_CHANNELS >> 3
         if offset & 4 and index < len(self.channels):
             self.counters.gpu_register_reads += 1
-            return self._gpu.read(PFIFO_CHANNELS + 8 * self.channels[index].physical + 4)
+            channel = self.channels[index]
+            return self._gpu.read(PFIFO_CHANNELS + 8 * channel.physical + 4) & ~1 | channel.started
         return self.engines.words[offset >> 2]
 
     def write_channel(self, offset: int, value: int) -> None:
@@ -615,12 +617,26 @@ class FullGpu(VirtualGpu):
         channel = self.channels[index]
         if offset & 4:
             channel.started = bool(value & 1)
-            self.counters.gpu_register_writes += 1
-            with self._aggregator.lock:
-                self._gpu.write(PFIFO_CHANNELS + 8 * channel.physical + 4, value)
+            self._run_channel(channel, value)
             return
         self._bind_channel(channel, value)
         self.engines.words[offset >> 2] = value if value == 0 or channel.instance is not None else 0
+
+    def _run_channel(self, channel: ShadowChannel, value: int) -> None:
+        self.counters.gpu_register_writes += 1
+        with self._aggregator.lock:
+            self._gpu.write(PFIFO_CHANNELS + 8 * channel.physical + 4, value & ~int(channel.held))
+
+    def hold(self, channel: ShadowChannel) -> None:
+        """Keep a channel off the GPU while an event of it waits for the guest's driver."""
+        channel.held = True
+        self._run_channel(channel, CHANNEL_RUN)
+
+    def let_go(self, channel: ShadowChannel) -> None:
+        """The guest's driver has seen the event: the channel goes on if the driver left it enabled."""
+        channel.held = False
+        if channel.started and channel.instance is not None:
+            self._run_channel(channel, CHANNEL_RUN)
 
     def _bind_channel(self, channel: ShadowChannel, value: int) -> None:
         """Give a physical channel the shadow of an instance block, or take it away."""

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gpuvm.hypervisor.engines import Event
 from gpuvm.hypervisor.physical import (
     MSI_REARM,
     PBDMA,
     PBDMA_INTR,
     PBDMA_STRIDE,
+    PFIFO_ENGINE_STATE,
     PFIFO_INTR,
     PMC_INTR,
     PMC_INTR_ENABLE,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+LINES_PCOPY = (1 << 5, 1 << 6)
 LINE_PFIFO = 1 << 8
 LINE_PGRAPH = 1 << 12
 
@@ -47,6 +50,10 @@ INTR_RUNLIST = 1 << 30
 INTR_NONSTALL = 1 << 31
 PBDMA_ADDRESS, PBDMA_DATA, PBDMA_CHANNEL = 0x0C0, 0x0C4, 0x120
 CHANNEL_MASK = 0x7F
+
+COPY, COPY_STRIDE = 0x104000, 0x1000
+COPY_CLEAR, COPY_INTR, COPY_CURRENT = 0x004, 0x008, 0x050
+COPY_SCRATCH = (0x040, 0x044)
 
 GRAPH_INTR = 0x400100
 GRAPH_TRAP = 0x400108
@@ -111,7 +118,7 @@ class Interrupts:
         try:
             for _ in range(ROUNDS):
                 lines = gpu.read(PMC_INTR)
-                if not lines & (LINE_PFIFO | LINE_PGRAPH):
+                if not lines & (LINE_PFIFO | LINE_PGRAPH | LINES_PCOPY[0] | LINES_PCOPY[1]):
                     break
                 self.handled += 1
                 # The trap of a warp is read before the fault that came with it stops the channel.
@@ -119,6 +126,9 @@ class Interrupts:
                     self._graph()
                 if lines & LINE_PFIFO:
                     self._fifo()
+                for engine, line in enumerate(LINES_PCOPY):
+                    if lines & line:
+                        self._copy(engine)
         finally:
             gpu.write(PMC_INTR_ENABLE, 1)
             gpu.device.write(0, MSI_REARM, 1, 0xFF)
@@ -182,33 +192,41 @@ class Interrupts:
         gpu = self._gpu
         base = PBDMA + PBDMA_STRIDE * unit
         status = gpu.read(base + PBDMA_INTR)
-        words = [(at, gpu.read(base + at)) for at in (PBDMA_ADDRESS, PBDMA_DATA, PBDMA_CHANNEL)]
-        found = self._channel(words[2][1] & CHANNEL_MASK)
+        address, data, number = (gpu.read(base + at) for at in (PBDMA_ADDRESS, PBDMA_DATA, PBDMA_CHANNEL))
+        found = self._channel(number & CHANNEL_MASK)
         if found is not None:
-            vgpu, channel = found
-            self._stopped(vgpu, channel)
-            with vgpu.lock:
-                for at, value in words[:2]:
-                    vgpu.engines.show(base + at, value)
-                vgpu.engines.show(base + PBDMA_CHANNEL, words[2][1] & ~CHANNEL_MASK | channel.number)
-                vgpu.engines.show(base + PBDMA_INTR, status, add=True)
-                vgpu.counters.faults += 1
-                vgpu.engines.evaluate()
+            guest = number & ~CHANNEL_MASK | found[1].number
+            words = ((PBDMA_ADDRESS, address), (PBDMA_DATA, data), (PBDMA_CHANNEL, guest))
+            self._post(*found, base + PBDMA_INTR, status, [(base + at, value) for at, value in words])
         gpu.write(base + PBDMA_INTR, status)
 
     def _sched(self) -> None:
         gpu = self._gpu
         code = gpu.read(SCHED_ERROR)
-        number = gpu.read(PBDMA + PBDMA_CHANNEL)
-        found = self._channel(number & CHANNEL_MASK)
-        if found is None:
-            return
-        vgpu, channel = found
-        self._stopped(vgpu, channel)
-        with vgpu.lock:
-            vgpu.engines.show(PBDMA + PBDMA_CHANNEL, number & ~CHANNEL_MASK | channel.number)
-            vgpu.counters.faults += 1
-            vgpu.engines.pfifo_event(INTR_SCHED, code)
+        state = gpu.read(PFIFO_ENGINE_STATE)
+        found = self._channel(state & CHANNEL_MASK)
+        if found is not None:
+            guest = found[1].number
+            words = [
+                (SCHED_ERROR, code),
+                (PFIFO_ENGINE_STATE, state & ~CHANNEL_MASK | guest),
+                (PBDMA + PBDMA_CHANNEL, guest),
+            ]
+            self._post(*found, PFIFO_INTR, INTR_SCHED, words)
+
+    # Copy engines
+
+    def _copy(self, engine: int) -> None:
+        gpu = self._gpu
+        base = COPY + COPY_STRIDE * engine
+        status = gpu.read(base + COPY_INTR)
+        current = gpu.read(base + COPY_CURRENT)
+        shown = [(base + at, gpu.read(base + at)) for at in COPY_SCRATCH]
+        found = self._aggregator.instances.get(current & INSTANCE)
+        if found is not None and found[1].instance is not None:
+            shown.append((base + COPY_CURRENT, current & ~INSTANCE | found[1].instance >> 12))
+            self._post(*found, base + COPY_INTR, status, shown)
+        gpu.write(base + COPY_CLEAR, status)
 
     # PGRAPH
 
@@ -224,17 +242,9 @@ class Interrupts:
             gpu.write(FECS_INTR_ACK, fecs)
             shown.append((FECS_INTR, fecs))
         found = self._aggregator.instances.get(instance)
-        if found is not None:
-            vgpu, channel = found
-            self._stopped(vgpu, channel)
-            with vgpu.lock:
-                if channel.instance is not None:
-                    for at, value in shown:
-                        vgpu.engines.show(at, value)
-                    vgpu.engines.show(FECS_CURRENT, 0x80000000 | channel.instance >> 12)
-                    vgpu.engines.show(GRAPH_INTR, status, add=True)
-                    vgpu.counters.faults += 1
-                    vgpu.engines.evaluate()
+        if found is not None and found[1].instance is not None:
+            shown.append((FECS_CURRENT, 0x80000000 | found[1].instance >> 12))
+            self._post(*found, GRAPH_INTR, status, shown)
         gpu.write(GRAPH_INTR, status)
         gpu.write(GRAPH_FIFO, 0x00010001)
 
@@ -270,7 +280,22 @@ class Interrupts:
                 return vgpu, vgpu.channels[number]
         return None
 
+    def _post(
+        self,
+        vgpu: FullGpu,
+        channel: ShadowChannel,
+        register: int,
+        bits: int,
+        words: list[tuple[int, int]],
+    ) -> None:
+        """Show an event to the guest; until its driver acknowledged it, the channel is held off the GPU."""
+        self._stopped(vgpu, channel)
+        with vgpu.lock:
+            vgpu.counters.faults += 1
+            vgpu.hold(channel)
+            vgpu.engines.post(register, Event(bits, words, lambda: vgpu.let_go(channel)))
+
     def _stopped(self, vgpu: FullGpu, channel: ShadowChannel) -> None:
         """The GPU stopped a channel: nothing of it is in flight any more."""
         vgpu.in_flight.discard(channel.physical)
-        self._aggregator.dispatcher.cancel(channel.physical)
+        self._aggregator.dispatcher.idle(channel.physical)

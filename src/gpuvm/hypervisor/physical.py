@@ -35,6 +35,7 @@ PFIFO_PLAYLIST_COUNT = 0x002274
 PFIFO_PLAYLIST_STATUS = 0x00227C
 PFIFO_NONSTALL_ENABLE = 0x002628
 PFIFO_KILL = 0x002634
+PFIFO_ENGINE_STATE = 0x002640
 PFIFO_CHANNELS = 0x003000
 PBDMA = 0x040000
 PBDMA_STRIDE = 0x2000
@@ -49,6 +50,10 @@ PGRAPH_STATUS = 0x400700
 
 BUSY_BIT = 1 << 20
 """Of 0x227c and 0x2634: the playlist is being read, the channel is being preempted."""
+
+ENGINE_BUSY = 1 << 28
+ENGINE_CHANNEL = 0x7F
+"""Of 0x2640: the engine works, and on which channel."""
 
 PATIENCE_S = 2.0
 """How long the chip may take to acknowledge, as the Linux driver waits."""
