@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
-from gpuvm.isa.encoder import encode_word
+from gpuvm.isa.encoder import PRODUCTS, encode_word
 from gpuvm.isa.errors import AssembleError, EncodeError, FieldError
 from gpuvm.isa.fields import (
     ConstField,
@@ -513,7 +513,10 @@ def _try_row(row: Row, statement: _Statement, labels: Mapping[str, int], plain: 
                 f"{row.name}: {_kind_name(place_field)} must stand here", text.column, 9 + position
             )
         try:
-            place_field.write(operand, statement.pc)
+            # The sign of a product may stand on either factor; the encoder moves it.
+            on_factor = row.name in PRODUCTS and position == len(row.dst) + 1 and text.neg
+            if not on_factor:
+                place_field.write(operand, statement.pc)
         except FieldError as error:
             raise _Mismatch(f"{row.name}: {error}", text.column, 10 + position) from None
         if text.suffixes:

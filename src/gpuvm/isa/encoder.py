@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuvm.isa.errors import EncodeError, FieldError
-from gpuvm.isa.instruction import PT, Instruction, Operand, Reg
+from gpuvm.isa.instruction import PT, Const, Imm, Instruction, Operand, Reg
 from gpuvm.isa.spelling import spell_operand, spell_predicate
 from gpuvm.isa.tables import BY_NAME, find
 
@@ -69,6 +70,18 @@ def _encode_row(row: Row, instruction: Instruction, pc: int) -> int:
     return word
 
 
+PRODUCTS = frozenset(("FMUL", "FFMA", "FFMA32I", "DMUL", "DFMA", "IMAD", "IMAD32I"))
+"""Operations whose one negation bit is that of a product: it stands on the first factor, either may say it."""
+
+
+def _product(instruction: Instruction) -> Instruction:
+    """The instruction with the sign of its product on the first factor."""
+    a, b, *rest = instruction.src
+    if not (isinstance(a, Reg) and isinstance(b, (Reg, Const, Imm)) and b.neg):
+        return instruction
+    return replace(instruction, src=(replace(a, neg=not a.neg), replace(b, neg=False), *rest))
+
+
 def encode_word(instruction: Instruction, pc: int = 0) -> int:
     """Word of `instruction`, of `instruction.size` bytes, at byte offset `pc`.
 
@@ -90,6 +103,8 @@ def encode_word(instruction: Instruction, pc: int = 0) -> int:
     if unknown:
         known = ", ".join(mod.name for mod in rows[0].mods) or "none"
         raise EncodeError(f"{instruction.name} has no modifier {', '.join(sorted(unknown))}; it has: {known}")
+    if instruction.name in PRODUCTS and len(instruction.src) > 1:
+        instruction = _product(instruction)
     best: _Attempt | None = None
     for row in rows:
         if row.size != instruction.size:

@@ -28,6 +28,8 @@ def _generic(count: int) -> MemField:
 def _loads_and_stores() -> list[Row]:
     rows: list[Row] = []
     load_cache = choice("cache", at(8, 2), "CA CG CS CV", show=False)
+    # A local line is used by its own thread only, so "streaming" is "last use" there (cuobjdump's name).
+    local_cache = choice("cache", at(8, 2), "CA CG LU CV", show=False)
     store_cache = choice("cache", at(8, 2), "WB CG CS WT", show=False)
     shared, local = (MemField(space, SRC1, at(26, 24)) for space in ("shared", "local"))
     const = MemField("const", SRC1, at(26, 16), bank=at(42, 5))
@@ -47,7 +49,7 @@ def _loads_and_stores() -> list[Row]:
             )
         lock = PredField(Bits((8, 2), (58, 1)))
         rows += op("LDLK", 0xA000000000000005 | code, 0xF8000000000000E7, [lock, data], [_generic(1)], [size])
-        rows += op("LDL", 0xC000000000000005 | code, own, [data], [local], [load_cache, size])
+        rows += op("LDL", 0xC000000000000005 | code, own, [data], [local], [local_cache, size])
         rows += op("LDS", 0xC100000000000005 | code, own, [data], [shared], [size])
         rows += op("LDSLK", 0xC400000000000005 | code, narrow, [PredField(50), data], [shared], [size])
         rows += op("STL", 0xC800000000000005 | code, own, [], [local, data], [store_cache, size])

@@ -31,8 +31,8 @@ _PLUS = (fixed("po", False, text=""), fixed("po", True, False, text="PO"))
 _BOTH = 3 << 7
 
 _SCALAR_PARTS = "B0 B1 B2 B3 H0 H1 ~"
-_MERGE = choice("merge", at(55, 3), "H1 H0 B0 B2 ADD MIN MAX ~", "", show=False)
-_FOLD = choice("merge", at(44, 3), "~ SIMD_MIN SIMD_MAX - ADD MIN MAX", show=False)
+_MERGE = choice("merge", at(55, 3), "H1 H0 B0 B2 ACC MIN MAX ~", "", show=False)
+_FOLD = choice("merge", at(44, 3), "~ SIMD_MIN SIMD_MAX - ACC MIN MAX", show=False)
 _BYTES_A = "B0 B1 B2 B3 ~ B1234 B2345 B3456 B1023 B2103 B3120 B0213 B0321 B0132"
 _BYTES_B = "B4 B5 B6 B7 ~ B3456 B2345 B1234 B7654 B5476 B6745"
 _HALVES_A = "H0 H10 H20 H30 ~ H1 H21 H31 H02 H12 H2 H32 H03 H13 H23 H3"
@@ -99,11 +99,15 @@ def _operations(lanes: int) -> list[Row]:
     mask = _WIDE if lanes == 1 else _FAST
     first = {1: 0xC0, 2: 0xA0, 4: 0x80}[lanes]
     step = 8 if lanes == 1 else 4
-    dtype = _type("dtype", 42 if lanes == 1 else 57, width)
+    dtype = _type("dtype", 57, width)
     atype, btype = _type("atype", 6, width), _type("btype", 5, width)
+    if lanes == 1:
+        dtype = choice("dtype", at(42), "U32 S32", "S32", show=False, texts={"U32": "UD"})
+        atype = choice("atype", at(6), "U32 S32", "S32", place="pair")
+        btype = choice("btype", at(5), "U32 S32", "S32", place="pair")
     a, c = RegField(SRC1), RegField(SRC3)
     saturate = sat(9)
-    wrap = flag("w", 7, "WRAP")
+    wrap = flag("w", 7, "W" if lanes == 1 else "WRAP")
     rows: list[Row] = []
 
     def opcode(index: int) -> int:
@@ -129,15 +133,14 @@ def _operations(lanes: int) -> list[Row]:
             both,
             [*common, *plus, *parts, cc()],
         )
-        for code, name in enumerate(("VMIN", "VMAX")):
-            rows += op(
-                f"{name}{suffix}", opcode(1) | code << 7, mask | 1 << 7, [rd()], both, [*common, *parts, cc()]
-            )
+        rows += op(
+            f"VMNMX{suffix}", opcode(1), mask, [rd()], both, [flag("mx", 7), *common, *parts, cc()]
+        )
         rows += op(f"VABSDIFF{suffix}", opcode(2), mask, [rd()], both, [*common, *parts, cc()])
         rows += op(
             f"VSET{suffix}", opcode(3), mask, [rd()], both, [_COMPARE, atype, btype, *result, *parts, cc()]
         )
-        shift = [dtype, atype, *([btype] if lanes == 1 else []), *result, wrap, saturate]
+        shift = [dtype, atype, *([btype] if lanes == 1 else []), wrap, *result, saturate]
         rows += op(f"VSHR{suffix}", opcode(4), mask, [rd()], both, [*shift, *parts, cc()])
         rows += op(f"VSHL{suffix}", opcode(5), mask, [rd()], both, [*shift, *parts, cc()])
         if lanes > 1:
@@ -210,8 +213,8 @@ def _short() -> list[Row]:
             [rd()],
             [a, b],
             [
-                _type("atype", 13, 32),
-                _type("btype", 12, 32),
+                choice("atype", at(13), "U32 S32", "S32", place="pair"),
+                choice("btype", at(12), "U32 S32", "S32", place="pair"),
                 fixed("asel", asel, "", show=True, place="src0"),
                 fixed("bsel", bsel, "", show=True, place="src1"),
             ],
