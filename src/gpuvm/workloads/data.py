@@ -27,17 +27,20 @@ def load(path: Path) -> bytes:
 
 
 def numbers(text: bytes, path: Path) -> Array:
-    """All numbers of a text as float64."""
+    """All numbers of a text as float64; refuses infinities and NaN."""
     try:
-        return np.array(text.split(), dtype=np.float64)
+        values = np.array(text.split(), dtype=np.float64)
     except ValueError as error:
         raise WorkloadError(f"{path} must hold numbers only, but: {error}") from None
+    if not np.isfinite(values).all():
+        raise WorkloadError(f"{path} must hold finite numbers only")
+    return values
 
 
 def integers(text: bytes, path: Path) -> Array:
     """All numbers of a text as int64; refuses fractions."""
     values = numbers(text, path)
-    if not np.all(np.isfinite(values)) or np.any(values != np.rint(values)):
+    if np.any(values != np.rint(values)) or np.any(np.abs(values) > 1 << 53):
         raise WorkloadError(f"{path} must hold whole numbers only")
     return values.astype(np.int64)
 
