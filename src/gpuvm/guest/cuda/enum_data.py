@@ -1237,9 +1237,6 @@ ENUMS: dict[str, str] = {
 }
 """One member a line; a name that repeats a value is an alias of the first."""
 
-ENUM_ALIASES = {
-}
-
 CONSTANTS: dict[str, int] = {
     "CUDA_ARRAY3D_2DARRAY": 1,
     "CUDA_ARRAY3D_COLOR_ATTACHMENT": 32,

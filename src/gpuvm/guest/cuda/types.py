@@ -109,7 +109,7 @@ class Boxed:
         return ctypes.addressof(self._box)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and int(self) == int(other)  # type: ignore[call-overload,no-any-return]
+        return type(other) is type(self) and int(self) == int(other)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, int(self)))
@@ -274,7 +274,7 @@ class Structure:
         return ctypes.addressof(self._image)
 
     def _pack(self) -> Any:
-        members = []
+        members: list[tuple[str, Any, Any]] = []
         for field in self._fields:
             value = getattr(self, "_values").get(field.name, field.default())  # noqa: B009
             if isinstance(field.type, EnumType):
@@ -345,10 +345,10 @@ def _build() -> None:
         NAMES[name] = type(name, (parent,), {"__module__": __name__})
     for name, (base, fields) in structures.items():
         if not base:
-            made = tuple(_Field(field, kind) for field, kind in fields)
+            made = tuple(_Field(each, kind) for each, kind in fields)
             NAMES[name]._fields = made
-            for field in made:
-                setattr(NAMES[name], field.name, field)
+            for one in made:
+                setattr(NAMES[name], one.name, one)
     NAMES["CUuuid_st"].bytes = _Bytes(16)
 
 

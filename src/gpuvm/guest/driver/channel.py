@@ -7,13 +7,13 @@ import struct
 import threading
 import time
 from array import array
-from collections import deque
 from typing import TYPE_CHECKING
 
 from gpuvm.guest.driver.errors import ChannelFault, Fault
 from gpuvm.guest.driver.hardware import BAR_VRAM
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
+from gpuvm.guest.driver.ring import Ring
 
 if TYPE_CHECKING:
     from gpuvm.guest.driver.context import GpuContext
@@ -59,9 +59,7 @@ class Channel:
         self._ring_offset = FENCE_SIZE
         self._push_offset = FENCE_SIZE + RING_ENTRIES * 8
         self._put = 0
-        self._head = 0
-        self._outstanding: deque[tuple[int, int]] = deque()
-        self._used = 0
+        self._ring = Ring(PUSH_SIZE, self.finished, self.wait, RING_ENTRIES - 2)
         self._doorbell = self._driver.fifo.doorbell(number)
         self.block: Instance = self._driver.fifo.new_block(
             number, context.space.directory_address, self.ring_address, RING_ENTRIES
@@ -91,7 +89,7 @@ class Channel:
             data.extend(semaphore(self._fence_address, sequence, Host.RELEASE | Host.RELEASE_SHORT))
             data.extend((0x20000000 | 1 << 16 | Host.NON_STALL_INTERRUPT >> 2, 0))
             size = len(data) * 4
-            at = self._room(size)
+            at = self._push_offset + self._ring.reserve(size, sequence)
             self._view[at : at + size] = memoryview(data).cast("B")
             address = self._buffer.address + at
             entry = self._ring_offset + self._put * 8
@@ -166,26 +164,3 @@ class Channel:
             self._context.space.unmap_host(self._buffer)
         self._view.release()
         self._buffer.free()
-
-    def _room(self, size: int) -> int:
-        """Return the offset of `size` free bytes in the push ring."""
-        if size > PUSH_SIZE // 2:
-            raise ValueError(f"a pushbuffer piece must be at most {PUSH_SIZE // 2} bytes, got {size}")
-        outstanding = self._outstanding
-        start = self._head
-        skipped = 0
-        if start + size > PUSH_SIZE:
-            skipped = PUSH_SIZE - start
-            start = 0
-        taken = size + skipped
-        while outstanding and (
-            self._used + taken > PUSH_SIZE or len(outstanding) >= RING_ENTRIES - 2 or self.finished(outstanding[0][0])
-        ):
-            sequence, length = outstanding[0]
-            self.wait(sequence)
-            outstanding.popleft()
-            self._used -= length
-        self._head = start + size
-        self._used += taken
-        outstanding.append((self.submitted + 1, taken))
-        return self._push_offset + start

@@ -12,7 +12,7 @@ from gpuvm.guest.driver.fifo import Fifo
 from gpuvm.guest.driver.function import Function, find_gpu
 from gpuvm.guest.driver.graph import Graph
 from gpuvm.guest.driver.hardware import CHIPSET_GF100, INSTANCE_GRAPH, INSTANCE_SIZE, Reg
-from gpuvm.guest.driver.host import HostBuffer
+from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer
 from gpuvm.guest.driver.instance import Instance, InstanceMemory, Vram, vram_ranges
 from gpuvm.guest.driver.interrupts import Interrupts
 from gpuvm.guest.driver.space import AddressSpace
@@ -77,20 +77,32 @@ class Driver:
         OutOfMemory
         """
         with self.lock:
-            buffer = HostBuffer(self.machine, size)
-            done: list[GpuContext] = []
-            try:
-                for context in self.contexts:
-                    context.space.map_host(buffer)
-                    done.append(context)
-            except Exception:
-                for context in done:
-                    context.space.unmap_host(buffer)
-                    context.space.flush()
-                buffer.free()
-                raise
-            self.host_buffers[buffer.address] = buffer
-            return buffer
+            return self._map_host(HostBuffer(self.machine, size))
+
+    def register_host(self, address: int, size: int) -> HostBuffer:
+        """Page-lock memory of this process and map it into every context.
+
+        Raises
+        ------
+        OutOfMemory
+        """
+        with self.lock:
+            return self._map_host(RegisteredBuffer(self.machine, address, size))
+
+    def _map_host(self, buffer: HostBuffer) -> HostBuffer:
+        done: list[GpuContext] = []
+        try:
+            for context in self.contexts:
+                context.space.map_host(buffer)
+                done.append(context)
+        except Exception:
+            for context in done:
+                context.space.unmap_host(buffer)
+                context.space.flush()
+            buffer.free()
+            raise
+        self.host_buffers[buffer.address] = buffer
+        return buffer
 
     def free_host(self, buffer: HostBuffer) -> None:
         """Take it back; the caller has seen to it that no queued work uses it."""

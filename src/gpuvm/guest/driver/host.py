@@ -89,6 +89,11 @@ class HostBuffer:
             return base
         raise OutOfMemory(f"the process must leave the addresses from {WINDOW_BASE:#x} to the driver; they are taken")
 
+    @property
+    def gpu_address(self) -> int:
+        """Where address spaces map it."""
+        return self.address
+
     def view(self) -> memoryview:
         """The bytes, writable."""
         return memoryview((ctypes.c_ubyte * self.size).from_address(self.address)).cast("B")
@@ -100,3 +105,67 @@ class HostBuffer:
             _window.free(self.address, self.size)
         self._machine.pages.free(self.runs)
         self.runs = []
+
+
+class RegisteredBuffer(HostBuffer):
+    """Memory that the program already has, made page-locked: its pages are exchanged for the machine's RAM
+    in place.
+
+    The contents move into RAM pages of the machine, which are then mapped where the program's own pages
+    were; `free` moves them back.
+    A native thread that writes to the same pages without the interpreter lock during the exchange may lose
+    that write: the pages at both ends may hold other data of the process.
+
+    Attributes
+    ----------
+    gpu_address : int
+        Where address spaces map it: a host address of this process does not fit the GPU's 40 bits.
+    """
+
+    def __init__(self, machine: Machine, address: int, size: int) -> None:
+        first = address // PAGE * PAGE
+        super().__init__(machine, address + size - first)
+        self._first = first
+        self._delta = address - first
+        ctypes.memmove(self.address, first, self.size)
+        try:
+            self._exchange()
+        except OutOfMemory:
+            super().free()
+            raise
+
+    @property
+    def gpu_address(self) -> int:
+        return self.address + self._delta
+
+    def _exchange(self) -> None:
+        at = self._first
+        for bus, length in self.runs:
+            _map(at, length, _MAP_SHARED | _MAP_FIXED, self._machine.memory.fd, self._machine.memory.offset + bus)
+            at += length
+
+    def free(self) -> None:
+        if not self._in_place():
+            # The program unmapped its memory while it was registered; what lies there now is not ours to
+            # replace.
+            super().free()
+            return
+        copy = ctypes.create_string_buffer(self.size)
+        ctypes.memmove(copy, self.address, self.size)
+        _map(self._first, self.size, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED, -1, 0)
+        ctypes.memmove(self._first, copy, self.size)
+        super().free()
+
+    def _in_place(self) -> bool:
+        """Whether the program's addresses still show the machine's RAM."""
+        at, end = self._first, self._first + self.size
+        inode = os.fstat(self._machine.memory.fd).st_ino
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                span, _, _, _, number, *_ = line.split()
+                low, high = (int(each, 16) for each in span.split("-"))
+                if low <= at < high and int(number) == inode:
+                    at = high
+                    if at >= end:
+                        return True
+        return False

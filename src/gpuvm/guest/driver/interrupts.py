@@ -32,6 +32,7 @@ from gpuvm.guest.driver.hardware import (
     Reg,
 )
 
+ENGINES = 6
 WARP_FAULTS = {
     0x01: FaultKind.STACK,
     0x02: FaultKind.STACK,
@@ -171,16 +172,21 @@ class Interrupts:
                     self._subfifo(unit)
             function.write(Reg.PFIFO_INTR, PFIFO_INTR_SUBFIFO)
         if status & PFIFO_INTR_SCHED:
-            code = function.read(Reg.PFIFO_SCHED_ERROR)
+            self._stuck_engine()
             function.write(Reg.PFIFO_INTR, PFIFO_INTR_SCHED)
-            channel = function.read(Reg.SUBFIFO_CHANNEL) & 0x7F
-            self._on_fault(
-                -1, channel, Fault(FaultKind.TIMEOUT, 0, f"PFIFO stopped a channel: scheduler error {code:#x}")
-            )
         if status & PFIFO_INTR_RUNLIST:
             function.write(Reg.PFIFO_RUNLIST_INTR, function.read(Reg.PFIFO_RUNLIST_INTR))
             function.write(Reg.PFIFO_INTR, PFIFO_INTR_RUNLIST)
         return trap
+
+    def _stuck_engine(self) -> None:
+        """PFIFO gave up on an engine that does not switch away from a channel: a kernel that never ends."""
+        code = self._function.read(Reg.PFIFO_SCHED_ERROR)
+        for engine in range(ENGINES):
+            state = self._function.read(Reg.PFIFO_ENGINE_STATE + 4 * engine)
+            if state >> 31:
+                detail = f"PFIFO stopped a channel that kept engine {engine} too long (scheduler error {code:#x})"
+                self._on_fault(-1, state & 0x7F, Fault(FaultKind.TIMEOUT, 0, detail))
 
     def _memory_fault(self, unit: int) -> None:
         read = self._function.read

@@ -1,0 +1,530 @@
+"""Contexts: what a CUcontext holds, and the API functions on contexts and devices' primary contexts."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from bisect import bisect_right, insort
+from typing import Any
+
+import structlog
+
+from gpuvm.guest.cuda import attributes as device
+from gpuvm.guest.cuda.base import ApiBase
+from gpuvm.guest.cuda.core import FAULT_RESULTS, CudaError, entry, fail, handles
+from gpuvm.guest.cuda.staging import Staging
+from gpuvm.guest.cuda.types import NAMES
+from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
+from gpuvm.guest.driver.errors import ChannelFault, DeviceTimeout
+from gpuvm.guest.driver.hardware import BIG_PAGE
+from gpuvm.guest.driver.host import HostBuffer
+from gpuvm.guest.driver.push import Host, semaphore
+from gpuvm.guest.ranges import OutOfSpace, RangeAllocator
+
+log = structlog.get_logger(__name__)
+
+CUcontext: Any = NAMES["CUcontext"]
+CUlimit: Any = NAMES["CUlimit"]
+SLAB = 1 << 20
+SMALL = 128 << 10
+SLOT = 16
+DEFAULT_LIMITS = {
+    CUlimit.CU_LIMIT_STACK_SIZE: 1024,
+    CUlimit.CU_LIMIT_PRINTF_FIFO_SIZE: 1 << 20,
+    CUlimit.CU_LIMIT_MALLOC_HEAP_SIZE: 8 << 20,
+}
+MAX_STACK = 512 << 10
+VALID_CONTEXT_FLAGS = 0xFF
+
+
+class Allocation:
+    """Device memory with an owner: cuMemAlloc, a module's code and variables.
+
+    Attributes
+    ----------
+    address, size : int
+        GPU virtual address and the bytes asked for.
+    """
+
+    __slots__ = ("address", "buffer", "module", "size", "slab")
+
+    def __init__(self, address: int, size: int, buffer: DeviceBuffer | None, slab: Slab | None) -> None:
+        self.address = address
+        self.size = size
+        self.buffer = buffer
+        self.slab = slab
+        self.module = False
+
+    def __lt__(self, other: Allocation) -> bool:
+        return self.address < other.address
+
+
+class Slab:
+    """One mapped buffer that many small allocations share."""
+
+    def __init__(self, buffer: DeviceBuffer) -> None:
+        self.buffer = buffer
+        self.ranges = RangeAllocator(buffer.address, buffer.size, device.ALLOCATION_ALIGN, "a slab")
+
+
+class Stream:
+    """An ordered queue of a context. All streams of a context feed one channel, in the order of submission.
+
+    Attributes
+    ----------
+    last : int
+        Sequence number of its latest submission; 0 before the first.
+    """
+
+    def __init__(self, context: Context, flags: int = 0, priority: int = 0) -> None:
+        self.context = context
+        self.handle = next(handles)
+        self.flags = flags
+        self.priority = priority
+        self.last = 0
+
+
+class Context:
+    """One CUDA context.
+
+    Attributes
+    ----------
+    gpu : GpuContext
+        Its address space and channel.
+    error : CUresult or None
+        The sticky error; nothing but destruction clears it.
+    """
+
+    def __init__(self, gpu: GpuContext, flags: int) -> None:
+        self.handle = next(handles)
+        self.gpu = gpu
+        self.flags = flags
+        self.lock = threading.RLock()
+        self.error: Any = None
+        self.detail = ""
+        self.alive = True
+        self.users = 1
+        self.limits: dict[Any, int] = dict(DEFAULT_LIMITS)
+        self.cache_config = NAMES["CUfunc_cache"].CU_FUNC_CACHE_PREFER_NONE
+        self.shared_config = NAMES["CUsharedconfig"].CU_SHARED_MEM_CONFIG_FOUR_BYTE_BANK_SIZE
+        self.default_stream = Stream(self)
+        self.thread_streams: weakref.WeakKeyDictionary[threading.Thread, Stream] = weakref.WeakKeyDictionary()
+        self.streams: dict[int, Stream] = {}
+        self.objects: set[int] = set()
+        self._allocations: list[Allocation] = []
+        self._slabs: list[Slab] = []
+        self._slots: list[int] = []
+        self._late_slots: list[tuple[int, int]] = []
+        self._pages: list[HostBuffer] = []
+        self.staging = Staging(gpu)
+        self.callbacks: Any = None
+
+    # Work ------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise the sticky error, if there is one by now."""
+        if self.error is None:
+            try:
+                self.gpu.channel.check()
+            except ChannelFault as fault:
+                raise self.poison(fault) from None
+        if self.error is not None:
+            raise CudaError(self.error, self.detail)
+
+    def poison(self, error: ChannelFault | DeviceTimeout) -> CudaError:
+        """Make a fault the context's sticky error; returns what to raise."""
+        if self.error is None:
+            if isinstance(error, ChannelFault):
+                self.error = FAULT_RESULTS[error.fault.kind]
+            else:
+                self.error = FAULT_RESULTS[next(iter(FAULT_RESULTS))]
+            self.detail = str(error)
+            log.warning("context stopped by the GPU", error=self.error.name, detail=self.detail)
+        return CudaError(self.error, self.detail)
+
+    def submit(self, stream: Stream, words: list[int]) -> int:
+        """Queue words on a stream; returns the sequence number."""
+        if self.error is not None:
+            raise CudaError(self.error, self.detail)
+        try:
+            sequence = self.gpu.channel.submit(words)
+        except ChannelFault as fault:
+            raise self.poison(fault) from None
+        stream.last = sequence
+        return sequence
+
+    def wait(self, sequence: int) -> None:
+        """Wait for a submission."""
+        if sequence:
+            if self.error is not None:
+                raise CudaError(self.error, self.detail)
+            try:
+                self.gpu.channel.wait(sequence)
+            except ChannelFault as fault:
+                raise self.poison(fault) from None
+
+    def synchronize(self) -> None:
+        """Wait for everything queued so far, callbacks included."""
+        self.wait(self.gpu.channel.submitted)
+        if self.callbacks is not None:
+            self.callbacks.drain()
+        self.check()
+
+    # Memory ----------------------------------------------------------------------------------------------
+
+    def allocate(self, size: int) -> Allocation:
+        """Allocate device memory, from a slab if it is small."""
+        with self.lock:
+            if size > SMALL:
+                buffer = self.gpu.allocate(size)
+                allocation = Allocation(buffer.address, size, buffer, None)
+            else:
+                slab, address = self._from_slab(size)
+                allocation = Allocation(address, size, None, slab)
+            insort(self._allocations, allocation)
+            return allocation
+
+    def free(self, allocation: Allocation) -> None:
+        """Free device memory that no queued work uses."""
+        with self.lock:
+            self._allocations.remove(allocation)
+            if allocation.buffer is not None:
+                self.gpu.free(allocation.buffer)
+            elif allocation.slab is not None:
+                slab = allocation.slab
+                slab.ranges.free(allocation.address, allocation.size)
+                # One empty slab is kept: alloc/free pairs would otherwise rewrite page tables each time.
+                if slab.ranges.used_bytes == 0 and sum(not s.ranges.used_bytes for s in self._slabs) > 1:
+                    self._slabs.remove(slab)
+                    self.gpu.free(slab.buffer)
+
+    def find(self, address: int) -> Allocation | None:
+        """Return the allocation that holds an address."""
+        allocations = self._allocations
+        where = bisect_right(allocations, address, key=lambda each: each.address) - 1
+        if where >= 0:
+            allocation = allocations[where]
+            if address - allocation.address < max(allocation.size, 1):
+                return allocation
+        return None
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of device memory that the program holds."""
+        return sum(each.size for each in self._allocations)
+
+    def take_slot(self) -> int:
+        """Return the address of a free 16-byte semaphore slot."""
+        with self.lock:
+            if not self._slots and self._late_slots:
+                finished = self.gpu.channel.finished
+                done = [slot for slot, sequence in self._late_slots if finished(sequence)]
+                self._late_slots = [late for late in self._late_slots if not finished(late[1])]
+                self._slots += done
+            if not self._slots:
+                driver = self.gpu.driver
+                with driver.lock:
+                    page = HostBuffer(driver.machine, 4096)
+                    try:
+                        self.gpu.space.map_host(page)
+                    except Exception:
+                        page.free()
+                        raise
+                self._pages.append(page)
+                self._slots = list(range(page.address, page.address + page.size, SLOT))
+            return self._slots.pop()
+
+    def give_slot(self, slot: int, sequence: int) -> None:
+        """Give a slot back that the GPU may write until submission `sequence` has passed."""
+        with self.lock:
+            if not sequence or self.gpu.channel.finished(sequence):
+                self._slots.append(slot)
+            else:
+                self._late_slots.append((slot, sequence))
+
+    def close(self) -> None:
+        """Free everything; queued work is waited for unless the context is poisoned."""
+        if not self.alive:
+            return
+        self.alive = False
+        if self.error is None:
+            self.gpu.finish()
+        if self.callbacks is not None:
+            self.callbacks.close()
+        self.gpu.close()
+        self.staging.close()
+        for page in self._pages:
+            page.free()
+        self._pages.clear()
+        self._allocations.clear()
+        self._slabs.clear()
+
+    def _from_slab(self, size: int) -> tuple[Slab, int]:
+        for slab in self._slabs:
+            try:
+                return slab, slab.ranges.allocate(size)
+            except OutOfSpace:
+                continue
+        free = self.gpu.driver.vram.free_bytes
+        slab = Slab(self.gpu.allocate(SLAB if free > 16 * SLAB else BIG_PAGE))
+        self._slabs.append(slab)
+        return slab, slab.ranges.allocate(size)
+
+
+def release_words(slot: int, payload: int) -> list[int]:
+    """Words that write (payload, 0, timestamp in ns) to a slot when all earlier work of the channel is done."""
+    return semaphore(slot, payload, Host.RELEASE)
+
+
+class ContextApi(ApiBase):
+    """Context management and primary contexts."""
+
+
+    def _stack(self) -> list[Context]:
+        stack = getattr(self._tls, "stack", None)
+        if stack is None:
+            stack = self._tls.stack = []
+        return stack
+
+    def _current(self) -> Context:
+        """Return the calling thread's context, healthy.
+
+        Raises
+        ------
+        CudaError
+            INVALID_CONTEXT without one (CONTEXT_IS_DESTROYED if it was destroyed), or its sticky error.
+        """
+        stack = getattr(self._tls, "stack", None)
+        if not stack:
+            raise fail("INVALID_CONTEXT", "a context must be current to the calling thread")
+        context: Context = stack[-1]
+        if not context.alive:
+            raise fail("CONTEXT_IS_DESTROYED")
+        if context.error is not None:
+            raise CudaError(context.error, context.detail)
+        return context
+
+    def _context(self, ctx: Any) -> Context:
+        context = self._contexts.get(int(ctx or 0))
+        if context is None:
+            raise fail("INVALID_CONTEXT")
+        return context
+
+    def _device(self, dev: Any) -> None:
+        if int(dev or 0) != 0:
+            raise fail("INVALID_DEVICE")
+
+    def _new_context(self, flags: int) -> Context:
+        context = Context(self.driver.open_context(), flags)
+        self._contexts[context.handle] = context
+        return context
+
+    def _destroy(self, context: Context) -> None:
+        self._contexts.pop(context.handle, None)
+        self._forget_objects(context)
+        context.close()
+
+    def _create(self, flags: Any, dev: Any) -> Any:
+        self._device(dev)
+        if int(flags) & ~VALID_CONTEXT_FLAGS:
+            raise fail("INVALID_VALUE")
+        context = self._new_context(int(flags))
+        self._stack().append(context)
+        return CUcontext(context.handle)
+
+    @entry
+    def cuCtxCreate(self, flags: Any, dev: Any) -> Any:
+        return self._create(flags, dev)
+
+    @entry
+    def cuCtxCreate_v3(self, paramsArray: Any, numParams: Any, flags: Any, dev: Any) -> Any:
+        if int(numParams):
+            raise fail("UNSUPPORTED_EXEC_AFFINITY")
+        return self._create(flags, dev)
+
+    @entry
+    def cuCtxCreate_v4(self, ctxCreateParams: Any, flags: Any, dev: Any) -> Any:
+        if ctxCreateParams is not None and (
+            ctxCreateParams.numExecAffinityParams or ctxCreateParams.execAffinityParams or ctxCreateParams.cigParams
+        ):
+            raise fail("UNSUPPORTED_EXEC_AFFINITY")
+        return self._create(flags, dev)
+
+    @entry
+    def cuCtxDestroy(self, ctx: Any) -> None:
+        context = self._context(ctx)
+        if context is self._primary:
+            raise fail("INVALID_CONTEXT", "a primary context is released, not destroyed")
+        stack = self._stack()
+        if stack and stack[-1] is context:
+            stack.pop()
+        self._destroy(context)
+
+    @entry
+    def cuCtxAttach(self, flags: Any) -> Any:
+        if int(flags):
+            raise fail("INVALID_VALUE")
+        context = self._current()
+        context.users += 1
+        return CUcontext(context.handle)
+
+    @entry
+    def cuCtxDetach(self, ctx: Any) -> None:
+        context = self._context(ctx)
+        stack = self._stack()
+        if not stack or stack[-1] is not context:
+            raise fail("INVALID_CONTEXT")
+        context.users -= 1
+        if context.users == 0:
+            stack.pop()
+            self._destroy(context)
+
+    @entry
+    def cuCtxPushCurrent(self, ctx: Any) -> None:
+        self._stack().append(self._context(ctx))
+
+    @entry
+    def cuCtxPopCurrent(self) -> Any:
+        stack = self._stack()
+        if not stack:
+            raise fail("INVALID_CONTEXT")
+        return CUcontext(stack.pop().handle)
+
+    @entry
+    def cuCtxSetCurrent(self, ctx: Any) -> None:
+        stack = self._stack()
+        if not int(ctx or 0):
+            if stack:
+                stack.pop()
+            return
+        context = self._context(ctx)
+        if stack:
+            stack[-1] = context
+        else:
+            stack.append(context)
+
+    @entry
+    def cuCtxGetCurrent(self) -> Any:
+        stack = self._stack()
+        return CUcontext(stack[-1].handle if stack else 0)
+
+    @entry
+    def cuCtxGetDevice(self) -> Any:
+        self._current()
+        return NAMES["CUdevice"](0)
+
+    @entry
+    def cuCtxGetId(self, ctx: Any) -> Any:
+        return (self._context(ctx) if int(ctx or 0) else self._current()).handle
+
+    @entry
+    def cuCtxGetFlags(self) -> Any:
+        return self._current().flags
+
+    @entry
+    def cuCtxSetFlags(self, flags: Any) -> None:
+        if int(flags) & ~VALID_CONTEXT_FLAGS:
+            raise fail("INVALID_VALUE")
+        self._current().flags = int(flags)
+
+    @entry
+    def cuCtxGetApiVersion(self, ctx: Any) -> Any:
+        if int(ctx or 0):
+            self._context(ctx)
+        else:
+            self._current()
+        return 3020
+
+    @entry
+    def cuCtxSynchronize(self) -> None:
+        self._current().synchronize()
+
+    @entry
+    def cuCtxSetLimit(self, limit: Any, value: Any) -> None:
+        context = self._current()
+        limit, value = CUlimit(int(limit)), int(value)
+        if limit not in context.limits:
+            raise fail("UNSUPPORTED_LIMIT")
+        if limit == CUlimit.CU_LIMIT_STACK_SIZE:
+            if value > MAX_STACK:
+                raise fail("INVALID_VALUE")
+            value = -(-value // 16) * 16
+        context.limits[limit] = value
+
+    @entry
+    def cuCtxGetLimit(self, limit: Any) -> Any:
+        context = self._current()
+        limit = CUlimit(int(limit))
+        if limit not in context.limits:
+            raise fail("UNSUPPORTED_LIMIT")
+        return context.limits[limit]
+
+    @entry
+    def cuCtxGetCacheConfig(self) -> Any:
+        return self._current().cache_config
+
+    @entry
+    def cuCtxSetCacheConfig(self, config: Any) -> None:
+        self._current().cache_config = NAMES["CUfunc_cache"](int(config))
+
+    @entry
+    def cuCtxGetSharedMemConfig(self) -> Any:
+        return self._current().shared_config
+
+    @entry
+    def cuCtxSetSharedMemConfig(self, config: Any) -> None:
+        # Fermi's banks are four bytes wide: the request is a hint that has no effect, as on the chip.
+        self._current()
+        NAMES["CUsharedconfig"](int(config))
+
+    @entry
+    def cuCtxGetStreamPriorityRange(self) -> Any:
+        self._current()
+        return 0, 0
+
+    @entry
+    def cuCtxResetPersistingL2Cache(self) -> None:
+        self._current()
+        raise fail("NOT_SUPPORTED")
+
+    @entry
+    def cuDevicePrimaryCtxRetain(self, dev: Any) -> Any:
+        self._device(dev)
+        if self._primary is None:
+            self._primary = self._new_context(self._primary_flags)
+        else:
+            self._primary.users += 1
+        return CUcontext(self._primary.handle)
+
+    @entry
+    def cuDevicePrimaryCtxRelease(self, dev: Any) -> None:
+        self._device(dev)
+        primary = self._primary
+        if primary is None:
+            raise fail("INVALID_CONTEXT")
+        primary.users -= 1
+        if primary.users == 0:
+            self._primary = None
+            self._destroy(primary)
+
+    @entry
+    def cuDevicePrimaryCtxReset(self, dev: Any) -> None:
+        self._device(dev)
+        primary = self._primary
+        if primary is not None:
+            self._primary = None
+            self._destroy(primary)
+
+    @entry
+    def cuDevicePrimaryCtxGetState(self, dev: Any) -> Any:
+        self._device(dev)
+        return self._primary_flags, int(self._primary is not None)
+
+    @entry
+    def cuDevicePrimaryCtxSetFlags(self, dev: Any, flags: Any) -> None:
+        self._device(dev)
+        if int(flags) & ~VALID_CONTEXT_FLAGS:
+            raise fail("INVALID_VALUE")
+        self._primary_flags = int(flags)
+        if self._primary is not None:
+            self._primary.flags = int(flags)
