@@ -1,4 +1,6 @@
-"""A bench for the GPU: a machine of RAM and an interrupt line, and the few steps that every driver takes to get a channel."""
+"""A bench for the GPU: a machine of RAM and an interrupt line, and the few steps that every driver takes to
+get a channel.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +70,9 @@ class HostView:
         for page in [page for page in self.pages if va <= page < va + size]:
             del self.pages[page]
 
+    def clear(self) -> None:
+        self.pages.clear()
+
     def close(self) -> None:
         self.pages.clear()
 
@@ -136,7 +141,10 @@ class Push:
 
     def method(self, subchannel: int, method: int, *data: int) -> Push:
         """Incrementing methods."""
-        self.words += [1 << 29 | len(data) << 16 | subchannel << 13 | method >> 2, *(d & 0xFFFFFFFF for d in data)]
+        self.words += [
+            1 << 29 | len(data) << 16 | subchannel << 13 | method >> 2,
+            *(d & 0xFFFFFFFF for d in data),
+        ]
         return self
 
     def same(self, subchannel: int, method: int, *data: int) -> Push:
@@ -336,7 +344,7 @@ class Rig:
         self.memory.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def rig() -> Iterator[Rig]:
     """A GPU with 64 MiB, switched on."""
     made = Rig().boot()
@@ -344,7 +352,7 @@ def rig() -> Iterator[Rig]:
     made.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def new_rig() -> Iterator[Callable[..., Rig]]:
     """Make GPUs with other options."""
     made: list[Rig] = []
@@ -358,11 +366,11 @@ def new_rig() -> Iterator[Callable[..., Rig]]:
         each.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def push() -> type[Push]:
     return Push
 
 
-@pytest.fixture()
+@pytest.fixture
 def page_tables() -> type[PageTables]:
     return PageTables

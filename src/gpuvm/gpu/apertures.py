@@ -1,6 +1,8 @@
-"""How a CPU reaches GPU memory: the PRAMIN window onto physical memory, and BAR1 and BAR3 through page tables.
+"""How a CPU reaches GPU memory: the PRAMIN window onto physical memory, and BAR1 and BAR3 through page
+tables.
 
-An access of 4 or 8 bytes is the hot path: one dictionary look-up and one word. Nothing here runs channel work.
+An access of 4 or 8 bytes is the hot path: one dictionary look-up and one word. Nothing here runs channel
+work.
 """
 
 from __future__ import annotations
@@ -35,6 +37,10 @@ class Pramin:
         """Take the value of PBUS.HOST_MEM."""
         self._base = (value & 0xFFFFFF) << 16
         self._target = value >> 24 & 3
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._words, self._limit = memoryview(b"").cast("I"), 0
 
     def read32(self, offset: int) -> int:
         """Read the word at `offset` in the window."""
@@ -74,7 +80,7 @@ class BarAperture:
         self.instance = 0
 
     def bind(self, value: int) -> None:
-        """Take the value of PBUS.BARx_CHAN: instance block >> 12, aperture in bits 28-29, enable in bit 31."""
+        """Take the value of PBUS.BARx_CHAN: instance block >> 12, aperture in bits 28-29, enable in 31."""
         if self._space is not None:
             self._gpu.mmu.release(self._space)
             self._space = None
@@ -141,5 +147,3 @@ class BarAperture:
         hub_client = 8 if fault.write else 7
         self._gpu.pfifo.report_fault(FAULT_UNITS[self.bar], self.instance, fault, hub_client, None)
         return True
-
-

@@ -1,4 +1,5 @@
-"""What does not compute: straps, fuses, unit counts, clocks, GPIO, register bus. Told to drivers, otherwise inert.
+"""What does not compute: straps, fuses, unit counts, clocks, GPIO, register bus. Told to drivers, otherwise
+inert.
 
 rnndb bus/punits.xml, bus/pfuse.xml, bus/pibus.xml, io/pnvio.xml, pm/gf100_pclock.xml.
 """
@@ -33,7 +34,12 @@ INERT = (
     Block("PCLOCK", 0x137000, 0x1000, scratch=(Scratch(0, 0xFFC, "clock roots and dividers"),)),
     Block("PMPLL", 0x132000, 0x1000, scratch=(Scratch(0, 0xFFC, "memory clock"),)),
     Block("PCOUNTER", 0x1B0000, 0x10000, scratch=(Scratch(0, 0xFFFC, "performance counters, all zero"),)),
-    Block("PPCOUNTER", 0x180000, 0x30000, scratch=(Scratch(0, 0x2FFFC, "performance counters of clusters, all zero"),)),
+    Block(
+        "PPCOUNTER",
+        0x180000,
+        0x30000,
+        scratch=(Scratch(0, 0x2FFFC, "performance counters of clusters, all zero"),),
+    ),
     Block("PPMU_IO", 0x00E000 + 0x4000, 0x1000, scratch=(Scratch(0, 0xFFC, "legacy I/O"),)),
     Block("PDISPLAY", 0x610000, 0x10000, scratch=(Scratch(0, 0xFFFC, "display, no output attached"),)),
     Block("VGA", 0x601000, 0x1000, scratch=(Scratch(0, 0xFFC, "VGA ports"),)),
@@ -57,7 +63,9 @@ class Board(Engine):
                 Register(0x030, "DESIGN_GPC_COUNT", R, reset=profile.max_gpcs),
                 Register(0x034, "DESIGN_TPC_PER_GPC_COUNT", R, reset=profile.max_tpcs),
                 Register(0x038, "DESIGN_PART_COUNT", R, reset=partitions),
-                Register(0x100, "HW_MISC_DISABLE", reset=NO_DISPLAY | 0x6, doc="display and video engines absent"),
+                Register(
+                    0x100, "HW_MISC_DISABLE", reset=NO_DISPLAY | 0x6, doc="display and video engines absent"
+                ),
                 Register(0x154, "HW_MC_DISABLE_MASK", R, reset=0),
             ),
             (Scratch(0x000, 0x3FC, "disable masks"),),
@@ -84,4 +92,3 @@ class Board(Engine):
 
     def read_master_command(self) -> int:
         return 0
-

@@ -1,4 +1,6 @@
-"""One channel: what its instance block says, where its pushbuffer stands, and what is bound to its subchannels."""
+"""One channel: what its instance block says, where its pushbuffer stands, and what is bound to its
+subchannels.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 SUBCHANNELS = 8
 
 RAMFC_IB_PUT, RAMFC_USERD, RAMFC_IB_GET, RAMFC_REF, RAMFC_IB = 0x00, 0x08, 0x14, 0x28, 0x48
-"""Where the instance block keeps the host's state: the layout of PSUBFIFO's registers (rnndb fifo/gf100_pfifo.xml)."""
+"""Where the instance block keeps the host's state: the layout of PSUBFIFO's registers (rnndb
+fifo/gf100_pfifo.xml).
+"""
 
 USERD_REF, USERD_GP_GET, USERD_GP_PUT = 0x48, 0x88, 0x8C
 """What a channel's page of the poll area holds."""
@@ -30,7 +34,8 @@ class Stop(enum.Enum):
 
 
 class Channel:
-    """A channel from the moment its instance block is put into the channel table until that entry is cleared or changed.
+    """A channel from the moment its instance block is put into the channel table until that entry is cleared
+    or changed.
 
     Attributes
     ----------
@@ -40,7 +45,9 @@ class Channel:
         Next GPFIFO entry to fetch.
     """
 
-    def __init__(self, number: int, memory: PhysicalMemory, target: int, instance: int, space: Translations) -> None:
+    def __init__(
+        self, number: int, memory: PhysicalMemory, target: int, instance: int, space: Translations
+    ) -> None:
         self.number = number
         self.target = target
         self.instance = instance

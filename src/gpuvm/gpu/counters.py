@@ -1,4 +1,6 @@
-"""What the GPU counts, always: plain integers, for the cost model and for fairness between owners of channels."""
+"""What the GPU counts, always: plain integers, for the cost model and for fairness between owners of
+channels.
+"""
 
 from __future__ import annotations
 

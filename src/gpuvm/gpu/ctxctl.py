@@ -1,4 +1,5 @@
-"""PGRAPH's context control: the hub (FECS) and cluster (GPCCS) microcontrollers, as handshakes. rnndb gf100_pgraph/ctxctl.xml.
+"""PGRAPH's context control: the hub (FECS) and cluster (GPCCS) microcontrollers, as handshakes. rnndb
+gf100_pgraph/ctxctl.xml.
 
 A context's content lives in the channel's objects, so the image that the driver saves and copies stays zero.
 """

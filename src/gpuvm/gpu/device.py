@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from gpuvm.gpu import pmc as pmc_bits
 from gpuvm.gpu.apertures import PRAMIN_BASE, PRAMIN_SIZE, BarAperture, Pramin
@@ -16,7 +15,7 @@ from gpuvm.gpu.classes.method import ClassObject, DataError
 from gpuvm.gpu.counters import Counters
 from gpuvm.gpu.ctxctl import Ctxctl, Gpccs
 from gpuvm.gpu.engine import Engine
-from gpuvm.gpu.mmu import Mmu, new_address_space
+from gpuvm.gpu.mmu import Mmu
 from gpuvm.gpu.paging import MmuFault
 from gpuvm.gpu.pbus import Pbus
 from gpuvm.gpu.pcopy import Pcopy
@@ -31,13 +30,11 @@ from gpuvm.gpu.ptimer import Ptimer
 from gpuvm.gpu.pusher import UNIT_PCOPY0
 from gpuvm.gpu.runner import Runner
 from gpuvm.gpu.vbios import PROM_BASE, PROM_SIZE, build
+from gpuvm.jit.space import AddressSpace
 from gpuvm.pci.config import ConfigSpace
 from gpuvm.pci.device import Bar, InterruptSink
 from gpuvm.pci.memory import BusMemory, MemoryRegion
 from gpuvm.registers.map import RegisterFile
-
-if TYPE_CHECKING:
-    from gpuvm.jit.space import AddressSpace
 
 VENDOR = 0x10DE
 CLASS_VGA = 0x030000
@@ -63,9 +60,11 @@ class Gf100:
     profile : Profile
         Which product.
     executor : Executor, optional
-        Who runs grids; by default `gpuvm.jit.executor.Executor`, made at the first launch and closed with the GPU.
+        Who runs grids; by default `gpuvm.jit.executor.Executor`, made at the first launch and closed with the
+        GPU.
     watchdog_s : float, optional
-        Longest wall time of one launch in seconds; a longer one stops its channel with an engine timeout. None: no limit.
+        Longest wall time of one launch in seconds; a longer one stops its channel with an engine timeout.
+        None: no limit.
     address_space : callable, optional
         Makes the host's view of an address space; for tests.
     """
@@ -76,7 +75,7 @@ class Gf100:
         profile: Profile = QUADRO_6000,
         executor: Executor | None = None,
         watchdog_s: float | None = None,
-        address_space: Callable[[], AddressSpace] = new_address_space,
+        address_space: Callable[[], AddressSpace] = AddressSpace,
     ) -> None:
         if vram % (1 << 20) or vram <= 0:
             raise ValueError(f"VRAM must be a positive multiple of 1 MiB (1048576 bytes), got {vram}")
@@ -255,7 +254,7 @@ class Gf100:
             self.config.write(offset - PCI_MIRROR, size, value)
 
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
-        """Read `length` bytes as accesses of `width` bytes; counted as such, fast on BAR1, BAR3 and PRAMIN."""
+        """Read `length` bytes as accesses of `width` bytes; counted so, fast on BAR1, BAR3 and PRAMIN."""
         if length <= 0 or offset < 0:
             return b""
         self.counters.reads += -(-length // width)
@@ -263,14 +262,16 @@ class Gf100:
             return self.bar1.read_block(offset, length)
         if bar == 3 and offset + length <= BAR3.size:
             return self.bar3.read_block(offset, length)
-        if bar == 0 and PRAMIN_BASE <= offset and offset + length <= PRAMIN_BASE + PRAMIN_SIZE:
+        if bar == 0 and offset >= PRAMIN_BASE and offset + length <= PRAMIN_BASE + PRAMIN_SIZE:
             return self.pramin.read_block(offset - PRAMIN_BASE, length)
         self.counters.reads -= -(-length // width)
-        pieces = [self.read(bar, offset + at, width).to_bytes(width, "little") for at in range(0, length, width)]
+        pieces = [
+            self.read(bar, offset + at, width).to_bytes(width, "little") for at in range(0, length, width)
+        ]
         return b"".join(pieces)[:length]
 
     def write_block(self, bar: int, offset: int, data: bytes, width: int = 4) -> None:
-        """Write `data` as accesses of `width` bytes; counted as such, fast on BAR1, BAR3 and PRAMIN."""
+        """Write `data` as accesses of `width` bytes; counted so, fast on BAR1, BAR3 and PRAMIN."""
         view, length = memoryview(data), len(data)
         if not length or offset < 0:
             return
@@ -282,7 +283,7 @@ class Gf100:
                 self._doorbell(at)
         elif bar == 3 and offset + length <= BAR3.size:
             self.bar3.write_block(offset, view)
-        elif bar == 0 and PRAMIN_BASE <= offset and offset + length <= PRAMIN_BASE + PRAMIN_SIZE:
+        elif bar == 0 and offset >= PRAMIN_BASE and offset + length <= PRAMIN_BASE + PRAMIN_SIZE:
             self.pramin.write_block(offset - PRAMIN_BASE, view)
         else:
             self.counters.writes -= -(-length // width)
@@ -304,6 +305,10 @@ class Gf100:
             return
         self._closed = True
         self.runner.close()
+        self.ptimer.disarm()
+        self.bar1.bind(0)
+        self.bar3.bind(0)
+        self.pramin.close()
         self.mmu.close()
         closer = getattr(self._own_executor, "close", None)
         if closer is not None:
@@ -322,18 +327,24 @@ class Gf100:
     # For the owner
 
     def on_idle(self, listener: Callable[[int], None]) -> None:
-        """Call `listener(channel)` on the engine thread when a channel's GP_GET has reached GP_PUT and its work is done."""
+        """Call `listener(channel)` on the engine thread when a channel's GP_GET has reached GP_PUT and its
+        work is done.
+        """
         self.runner.idle_listeners.append(listener)
 
     def on_error(self, listener: ErrorListener) -> None:
-        """Call `listener(channel, stop)` when a channel faults or traps; `stop` is None if it only waits for the driver."""
+        """Call `listener(channel, stop)` when a channel faults or traps; `stop` is None if it only waits for
+        the driver.
+        """
         self._error_listeners.append(listener)
 
     # For the engines
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the registers; an interrupt that changed meanwhile is delivered once nobody on this thread holds them."""
+        """Hold the registers; an interrupt that changed meanwhile is delivered once nobody on this thread
+        holds them.
+        """
         with self._lock:
             self._depth += 1
             try:
@@ -346,7 +357,9 @@ class Gf100:
             call()
 
     def interrupt_changed(self, rearm: bool = False) -> None:
-        """Say that the interrupt line may have moved, or (`rearm`) that a message is due again if it is pending."""
+        """Say that the interrupt line may have moved, or (`rearm`) that a message is due again if it is
+        pending.
+        """
         self._interrupt_dirty = True
         self._rearm = self._rearm or rearm
 
@@ -375,7 +388,7 @@ class Gf100:
 
     @property
     def fifo_enabled(self) -> bool:
-        """Whether PFIFO is out of reset and switched on."""
+        """Whether PFIFO is out of reset."""
         return bool(self.registers.words[self._pmc_enable] & pmc_bits.ENABLE_PFIFO)
 
     def reset_engines(self, bits: int) -> None:

@@ -15,8 +15,8 @@ class Engine:
 
     Notes
     -----
-    Methods `read_<register>` and `write_<register>` become the handlers of registers (see `RegisterFile.place`). They run
-    with the device's lock held and never execute channel work.
+    Methods `read_<register>` and `write_<register>` become the handlers of registers (see
+    `RegisterFile.place`). They run with the device's lock held and never execute channel work.
     """
 
     BLOCKS: ClassVar[tuple[Block, ...]] = ()

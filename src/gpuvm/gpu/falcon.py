@@ -1,5 +1,5 @@
-"""The falcon microcontrollers as a driver sees them: upload ports, capabilities, start. Their firmware is not run; each engine
-answers the handshakes that its firmware would. rnndb falcon.xml.
+"""The falcon microcontrollers as a driver sees them: upload ports, capabilities, start. Their firmware is not
+run; each engine answers the handshakes that its firmware would. rnndb falcon.xml.
 """
 
 from __future__ import annotations

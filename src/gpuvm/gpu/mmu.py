@@ -1,34 +1,26 @@
-"""The MMU: the address spaces in use, shared by everything that uses the same page directory, and TLB flushes."""
+"""The MMU: the address spaces in use, shared by everything that uses the same page directory, and TLB
+flushes.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from gpuvm.gpu import paging
 from gpuvm.gpu.paging import Root
 from gpuvm.gpu.physical import PhysicalMemory
 from gpuvm.gpu.translations import Budget, Translations
-
-if TYPE_CHECKING:
-    from gpuvm.jit.space import AddressSpace
+from gpuvm.jit.space import AddressSpace
 
 FLUSH_ALL_DIRECTORIES = 0x2
 """Bit of the flush trigger 0x100cbc: every page directory, not just the one in 0x100cb8."""
 
 
-def new_address_space() -> AddressSpace:
-    """Make the host's view of an address space; imported when first needed, so that a GPU without launches needs no LLVM."""
-    from gpuvm.jit.space import AddressSpace
-
-    return AddressSpace()
-
-
 class Mmu:
     """Hands out `Translations`, one for each page directory in use."""
 
-    def __init__(self, memory: PhysicalMemory, new_space: Callable[[], AddressSpace] = new_address_space) -> None:
+    def __init__(self, memory: PhysicalMemory, new_space: Callable[[], AddressSpace] = AddressSpace) -> None:
         self.memory = memory
         self._new_space = new_space
         self._budget = Budget()

@@ -1,13 +1,15 @@
 """Page-table format of the GF100 MMU: instance block, directory and table entries, and a walk of one address.
 
-Two levels over 40 bits: a directory entry spans 128 MiB and names a table of small pages (4 KiB) and one of large
-pages (128 KiB); the small one is tried first. Source: rnndb memory/gf100_vm.xml and what nouveau writes.
+Two levels over 40 bits: a directory entry spans 128 MiB and names a table of small pages (4 KiB) and one of
+large pages (128 KiB); the small one is tried first. Source: rnndb memory/gf100_vm.xml and what nouveau
+writes.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +88,9 @@ def root(memory: PhysicalMemory, target: int, instance: int) -> Root:
 
 
 def tables(entry: int) -> tuple[tuple[int, int] | None, tuple[int, int] | None, int]:
-    """Decode a directory entry: (target, address) of the small and of the large table, bytes of VA that they span."""
+    """Decode a directory entry: (target, address) of the small and of the large table, bytes of VA that they
+    span.
+    """
     low, high = entry & 0xFFFFFFFF, entry >> 32
     return _table(high), _table(low), _WITHIN >> (low >> 2 & 3)
 
@@ -134,9 +138,7 @@ def _read64(memory: PhysicalMemory, target: int, address: int) -> int:
 _SUBPAGES = np.tile(np.arange(PAGES_PER_LARGE, dtype=np.uint64) * np.uint64(PAGE_STEP), LARGE_ENTRIES)
 
 
-def expand(
-    small: npt.NDArray[np.uint64], large: npt.NDArray[np.uint64], span: int
-) -> npt.NDArray[np.uint64]:
+def expand(small: npt.NDArray[np.uint64], large: npt.NDArray[np.uint64], span: int) -> npt.NDArray[np.uint64]:
     """Merge the two tables of a directory entry into one entry for each 4 KiB page; 0 where no page is.
 
     Parameters
@@ -166,4 +168,4 @@ def runs(entries: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
         return [(0, entries.size)] if entries.size else []
     breaks = np.flatnonzero(np.diff(entries) != np.uint64(PAGE_STEP)) + 1
     edges = [0, *breaks.tolist(), entries.size]
-    return [(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(a, b - a) for a, b in pairwise(edges)]

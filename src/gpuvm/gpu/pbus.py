@@ -1,4 +1,5 @@
-"""PBUS: the window onto VRAM, the instance blocks of the BARs, bus interrupts; and the flush that orders CPU writes.
+"""PBUS: the window onto VRAM, the instance blocks of the BARs, bus interrupts; and the flush that orders CPU
+writes.
 
 rnndb bus/pbus.xml.
 """
@@ -20,7 +21,9 @@ PBUS = Block(
     (
         Register(0x100, "INTR", W1C),
         Register(0x140, "INTR_EN"),
-        Register(0x700, "HOST_MEM", fields=(Field("BASE", 0, 23), Field("TARGET", 24, 25)), doc="PRAMIN base >> 16"),
+        Register(
+            0x700, "HOST_MEM", fields=(Field("BASE", 0, 23), Field("TARGET", 24, 25)), doc="PRAMIN base >> 16"
+        ),
         Register(0x704, "BAR1_CHAN", fields=_INSTANCE, doc="instance block >> 12 of BAR1"),
         Register(0x710, "HOST_VM_UNK10"),
         Register(0x714, "BAR3_CHAN", fields=_INSTANCE, doc="instance block >> 12 of BAR3"),

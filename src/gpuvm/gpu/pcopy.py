@@ -1,4 +1,6 @@
-"""PCOPY0 and PCOPY1: the copy engines' registers. Their copies are methods of class 0x90b5. rnndb fifo/pcopy.xml."""
+"""PCOPY0 and PCOPY1: the copy engines' registers. Their copies are methods of class 0x90b5. rnndb
+fifo/pcopy.xml.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ class Pcopy(Engine):
         super().__init__(gpu)
         self._owner: list[list[Channel]] = [[], []]
 
-    def refuse(self, channel: Channel, engine: int, subchannel: int, method: int, data: int, illegal: bool) -> None:
+    def refuse(
+        self, channel: Channel, engine: int, subchannel: int, method: int, data: int, illegal: bool
+    ) -> None:
         """Raise the host interrupt of engine 0 or 1; the channel waits for the acknowledgement."""
         with self.gpu.locked():
             channel.waiting = True

@@ -1,4 +1,5 @@
-"""Memory controllers as a driver sizes them: PFFB with the MMU's flush, PBFB partitions, PMFB level-2 cache slices.
+"""Memory controllers as a driver sizes them: PFFB with the MMU's flush, PBFB partitions, PMFB level-2 cache
+slices.
 
 rnndb memory/gf100_pffb.xml, gf100_pbfb.xml, gf100_pmfb.xml.
 """
@@ -33,8 +34,14 @@ PFFB = Block(
             doc="flush queue: never full, each flush done at once",
         ),
         Register(0xCB4, "VM_TLB_FLUSH_PAGE"),
-        Register(0xCB8, "VM_TLB_FLUSH_VSPACE", doc="page directory >> 12 from bit 4 on, aperture in bits 0-1"),
-        Register(0xCBC, "VM_TLB_FLUSH_TRIGGER", doc="bit 31; bit 0 all pages, bit 1 all directories, bit 2 hub only"),
+        Register(
+            0xCB8, "VM_TLB_FLUSH_VSPACE", doc="page directory >> 12 from bit 4 on, aperture in bits 0-1"
+        ),
+        Register(
+            0xCBC,
+            "VM_TLB_FLUSH_TRIGGER",
+            doc="bit 31; bit 0 all pages, bit 1 all directories, bit 2 hub only",
+        ),
     ),
     (Scratch(0x000, 0xFFC, "arbitration, sysmem flush page, clock gating"),),
     doc="Front of the memory controllers",
@@ -55,7 +62,9 @@ def partitions(count: int, mebibytes: int) -> Block:
     )
 
 
-PMFB_UNITS = Block("PMFB", 0x140000, 0x20000, scratch=(Scratch(0, 0x1FFFC, "level-2 cache slices, one by one; idle"),))
+PMFB_UNITS = Block(
+    "PMFB", 0x140000, 0x20000, scratch=(Scratch(0, 0x1FFFC, "level-2 cache slices, one by one; idle"),)
+)
 
 
 class Pfb(Engine):

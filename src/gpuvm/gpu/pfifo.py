@@ -1,4 +1,5 @@
-"""PFIFO: channel table, playlist, kicks, faults and non-stalling interrupts; PSUBFIFO: what a PBDMA tells the driver.
+"""PFIFO: channel table, playlist, kicks, faults and non-stalling interrupts; PSUBFIFO: what a PBDMA tells the
+driver.
 
 rnndb fifo/gf100_pfifo.xml. Registers only: channels are run by `gpuvm.gpu.runner` on its own thread.
 """
@@ -22,7 +23,13 @@ CHANNELS = 128
 ENGINES = 6
 FAULT_UNITS = 32
 
-INTR_PLAYLIST, INTR_VM_FAULT, INTR_SUBFIFO, INTR_RUNLIST, INTR_ENGINE = 1 << 8, 1 << 28, 1 << 29, 1 << 30, 1 << 31
+INTR_PLAYLIST, INTR_VM_FAULT, INTR_SUBFIFO, INTR_RUNLIST, INTR_ENGINE = (
+    1 << 8,
+    1 << 28,
+    1 << 29,
+    1 << 30,
+    1 << 31,
+)
 _LEVEL = INTR_VM_FAULT | INTR_SUBFIFO | INTR_RUNLIST | INTR_ENGINE
 RUNLIST_EVENT = 1 << 28
 ENGINE_TIMEOUT = 0x0A
@@ -43,11 +50,18 @@ PFIFO = Block(
         Register(0x248, "NOSNOOP_REFRESH"),
         Register(0x24C, "HIDDEN_CHANNEL"),
         Register(0x250, "ACQ_PRETEST"),
-        Register(0x254, "BAR1_BASE", fields=(Field("ADDR", 0, 27), bit("ENABLE", 28)), doc="poll area in BAR1 >> 12"),
+        Register(
+            0x254,
+            "BAR1_BASE",
+            fields=(Field("ADDR", 0, 27), bit("ENABLE", 28)),
+            doc="poll area in BAR1 >> 12",
+        ),
         Register(0x258, "IDLE_FILTER"),
         Register(0x260, "CTXSW_INTERVAL"),
         Register(0x270, "PLAYLIST_WR", fields=(Field("ADDRESS", 0, 27), Field("TARGET", 28, 29))),
-        Register(0x274, "PLAYLIST_WR_LEN", fields=(Field("LEN", 0, 11), Field("UNK20", 20, 24)), doc="triggers"),
+        Register(
+            0x274, "PLAYLIST_WR_LEN", fields=(Field("LEN", 0, 11), Field("UNK20", 20, 24)), doc="triggers"
+        ),
         Register(0x278, "PLAYLIST_RD", R),
         Register(0x27C, "PLAYLIST_RD_LEN", R, doc="bit 20 busy: never seen set here"),
         Register(0x310, "ENG_RAMFC_UNKF8", count=16),
@@ -102,7 +116,11 @@ PSUBFIFO = Block(
     0x040000,
     0x200,
     (
-        Register(0xC0, "CACHE_ADDR", doc="method of the interrupt: offset, subchannel in bits 16-18, valid in bit 31"),
+        Register(
+            0xC0,
+            "CACHE_ADDR",
+            doc="method of the interrupt: offset, subchannel in bits 16-18, valid in bit 31",
+        ),
         Register(0xC4, "CACHE_DATA"),
         Register(0x108, "INTR", W1C),
         Register(0x10C, "INTR_EN"),
@@ -188,7 +206,9 @@ class Pfifo(Engine):
             self.update()
 
     def engine_timeout(self, channel: Channel) -> None:
-        """Report that PGRAPH does not switch away from `channel`: INTR.PLAYLIST, its code and ENG_STATE name it."""
+        """Report that PGRAPH does not switch away from `channel`: INTR.PLAYLIST, its code and ENG_STATE name
+        it.
+        """
         with self.gpu.locked():
             self._timed_out = channel.number
             self.words[self.at("PFIFO", "PLAYLIST_INTR")] = ENGINE_TIMEOUT
@@ -205,7 +225,9 @@ class Pfifo(Engine):
         self.report_fault(unit, channel.instance, fault, client, cluster)
         self.gpu.notify_error(channel)
 
-    def report_fault(self, unit: int, instance: int, fault: MmuFault, client: int, cluster: int | None) -> None:
+    def report_fault(
+        self, unit: int, instance: int, fault: MmuFault, client: int, cluster: int | None
+    ) -> None:
         """Show a fault in VM_FAULT; one that comes before the last was read waits behind it.
 
         Parameters
@@ -334,7 +356,7 @@ class Pfifo(Engine):
 
 
 class Psubfifo(Engine):
-    """Shows a PBDMA's error or software method, and lets the channel go on once the driver acknowledged it."""
+    """Shows a PBDMA's error or software method; the channel goes on once the driver acknowledged it."""
 
     BLOCKS: ClassVar = (PSUBFIFO,)
 
@@ -355,7 +377,9 @@ class Psubfifo(Engine):
         return self.at("PSUBFIFO", register, unit)
 
     def interrupt(self, channel: Channel, bit: int, method: int, subchannel: int, data: int) -> None:
-        """Report a method that the PBDMA cannot carry out; the channel waits for the driver's acknowledgement."""
+        """Report a method that the PBDMA cannot carry out; the channel waits for the driver's
+        acknowledgement.
+        """
         unit = 0
         address = 1 << 31 | subchannel << 16 | method | 1
         with self.gpu.locked():

@@ -1,4 +1,5 @@
-"""PGRAPH: launches grids, and tells the driver of errors in methods, data and shaders. rnndb graph/gf100_pgraph.
+"""PGRAPH: launches grids, and tells the driver of errors in methods, data and shaders. rnndb
+graph/gf100_pgraph.
 
 Exceptions are shown one at a time: the channel that caused the one in the registers waits for the driver's
 acknowledgement, others queue behind it.
@@ -63,8 +64,19 @@ PGRAPH = Block(
         Register(0x0708, "TRAPPED_DATA_LOW", R),
         Register(0x070C, "TRAPPED_DATA_HIGH", R),
         Register(0x4000, "DISPATCH_TRAP", fields=(Field("STATUS", 0, 29, W1C), Field("CLEAR", 30, 31))),
-        Register(0x4170, "DISPATCH_PWR_MODE", fields=(Field("MODE", 0, 3), bit("BUSY", 4, R)), doc="bit 4: changing"),
-        Register(0x4200, "DISPATCH_CTX_CACHE", R, count=8, doc="class bound to each subchannel of the channel shown"),
+        Register(
+            0x4170,
+            "DISPATCH_PWR_MODE",
+            fields=(Field("MODE", 0, 3), bit("BUSY", 4, R)),
+            doc="bit 4: changing",
+        ),
+        Register(
+            0x4200,
+            "DISPATCH_CTX_CACHE",
+            R,
+            count=8,
+            doc="class bound to each subchannel of the channel shown",
+        ),
         Register(0x4488, "MACRO_MCACHE_CTRL"),
         Register(0x448C, "MACRO_MCACHE_DATA"),
     ),
@@ -76,7 +88,9 @@ PGRAPH_UNITS = Block(
     "PGRAPH_UNITS",
     0x40A000,
     0x16000,
-    scratch=(Scratch(0x0000, 0x15FFC, "ROPs, graphics clusters and multiprocessors, one by one and broadcast"),),
+    scratch=(
+        Scratch(0x0000, 0x15FFC, "ROPs, graphics clusters and multiprocessors, one by one and broadcast"),
+    ),
     doc="Units behind the front end",
 )
 
@@ -388,7 +402,9 @@ class Pgraph(Engine):
         except MmuFault as fault:
             fault.write = write
             return fault
-        return MmuFault(address, write, Reason.PAGE_READ_ONLY if kind == "READ_ONLY" else Reason.PAGE_NOT_PRESENT)
+        return MmuFault(
+            address, write, Reason.PAGE_READ_ONLY if kind == "READ_ONLY" else Reason.PAGE_NOT_PRESENT
+        )
 
     def object_fault(self, channel: Channel, target: ClassObject, fault: MmuFault) -> None:
         """Report a fault of an engine's own access for a method."""

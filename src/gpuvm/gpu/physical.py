@@ -11,7 +11,9 @@ from gpuvm.pci.memory import BusMemory, DmaError, MemoryRegion
 
 
 class Target(enum.IntEnum):
-    """Aperture of a physical address, as instance blocks and page-table entries encode it (rnndb g80_mem_target)."""
+    """Aperture of a physical address, as instance blocks and page-table entries encode it (rnndb
+    g80_mem_target).
+    """
 
     VRAM = 0
     INVALID = 1
@@ -28,6 +30,7 @@ class PhysicalMemory:
         self.vram = vram
         self.bus = BusMemory()
         self._words: dict[int, tuple[MemoryRegion, memoryview]] = {}
+        self._size = vram.size
 
     def connect(self, bus: BusMemory) -> None:
         """Put another machine's memory behind the system targets."""
@@ -37,7 +40,7 @@ class PhysicalMemory:
     def locate(self, target: int, address: int) -> tuple[MemoryRegion, int] | None:
         """Return the region and the offset in it of a physical address; None if nothing is there."""
         if target == Target.VRAM:
-            return (self.vram, address) if 0 <= address < self.vram.size else None
+            return (self.vram, address) if 0 <= address < self._size else None
         if target == Target.INVALID:
             return None
         try:
@@ -53,7 +56,9 @@ class PhysicalMemory:
         return known[1]
 
     def array(self, target: int, address: int, size: int) -> npt.NDArray[np.uint64]:
-        """Up to `size` bytes as 64-bit words, without a copy; shorter where the backing ends. `address` is 8-aligned."""
+        """Up to `size` bytes as 64-bit words, without a copy; shorter where the backing ends. `address` is
+        8-aligned.
+        """
         found = self.locate(target, address)
         if found is None:
             return np.empty(0, np.uint64)
@@ -103,5 +108,7 @@ class PhysicalMemory:
             done += length
 
     def forget(self) -> None:
-        """Drop the views of memory, so that it can be given back."""
+        """Drop the views of memory, so that it can be given back; from now on nothing is there."""
         self._words.clear()
+        self._size = 0
+        self.bus = BusMemory()

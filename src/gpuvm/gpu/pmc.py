@@ -1,4 +1,6 @@
-"""PMC: chip identity, engine enables, and the interrupt tree that every engine's line ends in. rnndb bus/pmc.xml."""
+"""PMC: chip identity, engine enables, and the interrupt tree that every engine's line ends in. rnndb
+bus/pmc.xml.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ PMC = Block(
         Register(0x140, "INTR_EN_HOST", fields=(bit("HARDWARE", 0), bit("SOFTWARE", 1))),
         Register(0x144, "INTR_EN_HOST_1", fields=(bit("HARDWARE", 0), bit("SOFTWARE", 1))),
         Register(0x160, "INTR_LINE_HOST", R, doc="whether the function asserts its interrupt"),
-        Register(0x200, "ENABLE", RW, reset=0xFFFFFFFF, doc="engines out of reset; all of them after the VBIOS ran"),
+        Register(
+            0x200, "ENABLE", RW, reset=0xFFFFFFFF, doc="engines out of reset; all of them after the VBIOS ran"
+        ),
         Register(0x204, "SUBFIFO_ENABLE", fields=(Field("SUBFIFOS", 0, 2),), reset=7),
         Register(0x260, "PGRAPH_CLOCK_GATE", RW),
         Register(0x640, "INTR_MASK_HOST", RW, doc="which lines reach the host, first leaf"),

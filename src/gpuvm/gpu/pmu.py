@@ -1,4 +1,6 @@
-"""PDAEMON, the power management microcontroller (PMU): starts when told to and never sends a message. rnndb pm/pdaemon.xml."""
+"""PDAEMON, the power management microcontroller (PMU): starts when told to and never sends a message. rnndb
+pm/pdaemon.xml.
+"""
 
 from __future__ import annotations
 

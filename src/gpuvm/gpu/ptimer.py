@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,7 +43,7 @@ class Ptimer(Engine):
     def __init__(self, gpu: Gf100) -> None:
         super().__init__(gpu)
         self._offset = 0
-        self._alarm_from = 0
+        self._alarm: threading.Timer | None = None
 
     def now(self) -> int:
         """Time in ns, a multiple of 32."""
@@ -64,22 +65,41 @@ class Ptimer(Engine):
         self._set(value << 32 | self.now() & 0xFFFFFFFF)
 
     def write_alarm(self, value: int) -> None:
-        self._alarm_from = self.now() & 0xFFFFFFFF
+        self._arm()
 
-    def read_intr(self) -> int:
-        self._check_alarm()
-        return self.words[self.at("PTIMER", "INTR")]
-
-    def _check_alarm(self) -> None:
-        """Set the alarm's bit once the low word has passed it since it was set."""
-        if not self.words[self.at("PTIMER", "INTR_EN")] & 1:
-            return
-        alarm = self.words[self.at("PTIMER", "ALARM")]
-        elapsed = (self.now() - self._alarm_from) & 0xFFFFFFFF
-        if elapsed >= (alarm - self._alarm_from) & 0xFFFFFFFF:
-            self.words[self.at("PTIMER", "INTR")] |= 1
-            self.gpu.pmc.line(pmc.INTR_PTIMER, True)
+    def write_intr_en(self, value: int) -> None:
+        self._update()
+        self._arm()
 
     def write_intr(self, value: int) -> None:
-        if not self.words[self.at("PTIMER", "INTR")]:
-            self.gpu.pmc.line(pmc.INTR_PTIMER, False)
+        self._update()
+
+    def _arm(self) -> None:
+        """Wait for the alarm on a thread of its own, while its interrupt is enabled."""
+        self.disarm()
+        if not self.words[self.at("PTIMER", "INTR_EN")] & 1:
+            return
+        left = (self.words[self.at("PTIMER", "ALARM")] - self.now()) & 0xFFFFFFFF
+        self._alarm = threading.Timer(left * 1e-9, self._expired)
+        self._alarm.daemon = True
+        self._alarm.start()
+
+    def _expired(self) -> None:
+        with self.gpu.locked():
+            if self._alarm is threading.current_thread():
+                self.words[self.at("PTIMER", "INTR")] |= 1
+                self._update()
+
+    def _update(self) -> None:
+        pending = self.words[self.at("PTIMER", "INTR")] & self.words[self.at("PTIMER", "INTR_EN")]
+        self.gpu.pmc.line(pmc.INTR_PTIMER, bool(pending))
+
+    def disarm(self) -> None:
+        """Drop the alarm that is waited for."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def reset(self) -> None:
+        self.disarm()
+        super().reset()

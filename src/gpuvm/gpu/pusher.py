@@ -1,12 +1,14 @@
-"""The PBDMA: fetches GPFIFO entries, decodes pushbuffer headers and hands methods to the host or to bound objects.
+"""The PBDMA: fetches GPFIFO entries, decodes pushbuffer headers and hands methods to the host or to bound
+objects.
 
-Header and entry formats: class 0x906f, rnndb fifo/nv_object.xml. A segment in progress can be left at any method and
-taken up again, so a channel that waits, or that has had its turn, keeps no one else from running.
+Header and entry formats: class 0x906f, rnndb fifo/nv_object.xml. A segment in progress can be left at any
+method and taken up again, so a channel that waits, or that has had its turn, keeps no one else from running.
 """
 
 from __future__ import annotations
 
 import enum
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from gpuvm.gpu.channel import Channel, Stop
@@ -17,8 +19,8 @@ from gpuvm.gpu.paging import MmuFault
 if TYPE_CHECKING:
     from gpuvm.gpu.device import Gf100
 
-SLICE_HEADERS = 2048
-"""Headers that a channel may have decoded before another one gets its turn."""
+SLICE_S = 0.01
+"""Seconds that a channel may have methods decoded before another one gets its turn."""
 
 _INCREASE, _KEEP, _ONCE = 1, 0, 2
 
@@ -50,7 +52,7 @@ class HostError(Exception):
 
 
 class Pusher:
-    """Runs one channel for one turn: one GPFIFO segment or `SLICE_HEADERS` headers."""
+    """Runs one channel for one turn: one GPFIFO segment, or `SLICE_S` of it."""
 
     def __init__(self, gpu: Gf100) -> None:
         self._gpu = gpu
@@ -101,14 +103,18 @@ class Pusher:
         words = channel.words
         assert words is not None
         end = len(words)
-        for _ in range(SLICE_HEADERS):
+        self._deadline = monotonic() + SLICE_S
+        while True:
             while channel.count and channel.position < end:
                 turn = self._data(channel, words)
                 if turn is not None:
                     return turn
-                continue
+                if monotonic() > self._deadline:
+                    return Turn.MORE
             if channel.position >= end:
                 break
+            if monotonic() > self._deadline:
+                return Turn.MORE
             header = words[channel.position]
             channel.position += 1
             kind = header >> 29
@@ -133,15 +139,15 @@ class Pusher:
                 raise HostError(INTR_ILLEGAL_CMD)
             else:
                 self._old(channel, header, kind)
-        else:
-            return Turn.MORE
         channel.words = None
         channel.get = (channel.get + 1) % channel.ib_entries
         channel.show_get()
         return Turn.MORE
 
     def _old(self, channel: Channel, header: int, kind: int) -> None:
-        """Formats of earlier chips: methods with 11 bits of count; sub-device masks do nothing on a single card."""
+        """Formats of earlier chips: methods with 11 bits of count; sub-device masks do nothing on a single
+        card.
+        """
         channel.count = 0
         if header >> 16 & 3 == 0:
             channel.method = header & 0x1FFC
@@ -162,20 +168,13 @@ class Pusher:
 
     def _data(self, channel: Channel, words: memoryview) -> Turn | None:
         """Hand over the data words that are there; None to go on."""
-        if channel.step == _ONCE:
-            first = words[channel.position : channel.position + 1]
-            turn = self._deliver(channel, first)
-            channel.position += 1
-            channel.count -= 1
+        once = channel.step == _ONCE
+        taken = 1 if once or channel.method < 0x100 else min(channel.count, len(words) - channel.position)
+        turn = self._deliver(channel, words[channel.position : channel.position + taken])
+        taken = self._consumed
+        if once:
             channel.method += 4
             channel.step = _KEEP
-            return turn
-        taken = min(channel.count, len(words) - channel.position)
-        if channel.method < 0x100:
-            taken = 1
-        turn = self._deliver(channel, words[channel.position : channel.position + taken])
-        if turn is Turn.WAITING:
-            taken = self._consumed
         channel.position += taken
         channel.count -= taken
         if channel.step == _INCREASE:
@@ -183,6 +182,7 @@ class Pusher:
         return turn
 
     _consumed = 0
+    _deadline = 0.0
 
     def _deliver(self, channel: Channel, words: memoryview) -> Turn | None:
         method, subchannel = channel.method, channel.subchannel
@@ -194,7 +194,9 @@ class Pusher:
             self._gpu.psubfifo.interrupt(channel, INTR_SW_MTHD, method, subchannel, words[0])
             return Turn.WAITING
         try:
-            target.submit(method, words, 1 if channel.step == _INCREASE else 0)
+            self._consumed = len(words)
+            step = 1 if channel.step == _INCREASE else 0
+            self._consumed = target.submit(method, words, step, self._deadline)
         except (Illegal, Rejected) as trap:
             self._consumed = trap.consumed
             at = method + 4 * (trap.consumed - 1) if channel.step == _INCREASE else method

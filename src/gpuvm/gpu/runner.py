@@ -1,7 +1,7 @@
 """The thread that runs channels: round robin over the playlist, one pushbuffer segment at a time.
 
-Nothing else executes channel work, so a CPU's access never waits for it. A channel that waits for a semaphore is left
-alone and looked at again when memory may have changed, at the latest after `RETRY_MAX_S`.
+Nothing else executes channel work, so a CPU's access never waits for it. A channel that waits for a semaphore
+is left alone and looked at again when memory may have changed, at the latest after `RETRY_MAX_S`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Runner:
         with self._changed:
             if channel is not None:
                 channel.ready = True
-                channel.retry_at = 0.0
+            self.memory_changed()
             if self._thread is None and not self._closing:
                 self._thread = threading.Thread(target=self._run, name="gf100-pfifo", daemon=True)
                 self._thread.start()
@@ -57,7 +57,7 @@ class Runner:
             self._changed.notify_all()
 
     def memory_changed(self) -> None:
-        """Say that a semaphore was released: channels that wait look again at once."""
+        """Say that a semaphore may have been released: channels that wait look again at once."""
         for channel in self._gpu.pfifo.channels:
             if channel is not None and channel.retry_at:
                 channel.retry_at = 1e-9
@@ -74,7 +74,7 @@ class Runner:
         """Nothing to do: the scheduler asks before each turn."""
 
     def discard(self, channel: Channel) -> None:
-        """A channel left the channel table: stop its launch and release what it holds once its turn is over."""
+        """A channel left the channel table: stop its launch, release what it holds after its turn."""
         with self._changed:
             channel.enabled = False
             channel.stop = channel.stop or Stop.TRAP

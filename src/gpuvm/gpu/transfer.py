@@ -1,4 +1,6 @@
-"""Moves bytes between two ranges of a GPU address space, at the speed of memmove: linear rectangles for the copying classes."""
+"""Moves bytes between two ranges of a GPU address space, at the speed of memmove: linear rectangles for the
+copying classes.
+"""
 
 from __future__ import annotations
 

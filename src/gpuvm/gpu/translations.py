@@ -1,27 +1,24 @@
 """What the TLBs hold of one GPU address space, and the host's view of it.
 
-Single pages (BAR apertures, semaphores) are kept one by one; copies and launches work on whole directories of 128 MiB,
-read from the tables in bulk. What is held stays, however the tables change, until a flush; what is missing is walked
-when it is needed. A flush marks everything stale, and the next use keeps what the tables still say, so that
-unchanged pages cost nothing.
+Single pages (BAR apertures, semaphores) are kept one by one; copies and launches work on whole directories of
+128 MiB, read from the tables in bulk. What is held stays, however the tables change, until a flush; what is
+missing is walked when it is needed. A flush marks everything stale, and the next use keeps what the tables
+still say, so that unchanged pages cost nothing.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuvm.gpu import paging
 from gpuvm.gpu.paging import MmuFault, Reason, Root
-from gpuvm.gpu.physical import PhysicalMemory, Target
+from gpuvm.gpu.physical import PhysicalMemory
+from gpuvm.jit.space import AddressSpace, MappingLimitError
 from gpuvm.pci.memory import MemoryRegion
-
-if TYPE_CHECKING:
-    from gpuvm.jit.space import AddressSpace
 
 Run = tuple[MemoryRegion, int, int]
 """Region, offset in it, bytes."""
@@ -52,7 +49,8 @@ class Budget:
 
     Notes
     -----
-    A directory costs up to 520 KiB of host memory, a piece one host mapping; Linux allows 65,530 of these by default.
+    A directory costs up to 520 KiB of host memory, a piece one host mapping; Linux allows 65,530 of these by
+    default.
     """
 
     def __init__(self, directories: int = 1024, pieces: int = 48_000) -> None:
@@ -172,7 +170,9 @@ class Translations:
             directory = self._refresh(index)
         entries = directory.entries[first : first + count]
         base = (index << paging.DIRECTORY_SHIFT) + (first << 12)
-        bad = np.bitwise_or.reduce(entries) & np.uint64(paging.SUPERVISOR | (paging.READ_ONLY if write else 0))
+        bad = np.bitwise_or.reduce(entries) & np.uint64(
+            paging.SUPERVISOR | (paging.READ_ONLY if write else 0)
+        )
         if bad or not entries.all():
             self._blame(entries, base, write)
         return entries
@@ -258,6 +258,11 @@ class Translations:
             np.copyto(fresh, directory.entries, where=directory.entries != 0)
         if self._space is not None:
             self._remap(index, directory, fresh)
+        if not fresh.any():
+            del self._directories[index]
+            self._budget.directories_used -= 1
+            self._budget.pieces_used -= directory.pieces
+            directory.pieces = 0
         directory.pde, directory.small, directory.large = pde, small, large
         directory.entries = fresh
         directory.stale = False
@@ -277,18 +282,35 @@ class Translations:
             If the tables name more than the host can map (1024 directories, or scattered in too many pieces).
         """
         with self._lock:
-            if self._space is None:
-                self._space = self._new_space()
-                for index, directory in self._directories.items():
-                    if not directory.stale:
-                        self._map(index, directory, directory.entries)
-            table = self._memory.array(self.root.target, self.root.directory, 8 * paging.DIRECTORY_ENTRIES)
-            present = np.flatnonzero(table & np.uint64(0x3_0000_0003))
-            span = self.root.limit + 1 >> paging.DIRECTORY_SHIFT
-            wanted = set(present[present <= span].tolist())
-            for index in sorted(wanted | self._directories.keys()):
-                self._refresh(index)
-            return self._space
+            try:
+                if self._space is None:
+                    self._space = self._new_space()
+                    for index, directory in self._directories.items():
+                        if not directory.stale:
+                            self._map(index, directory, directory.entries)
+                table = self._memory.array(
+                    self.root.target, self.root.directory, 8 * paging.DIRECTORY_ENTRIES
+                )
+                present = np.flatnonzero(table & np.uint64(0x3_0000_0003))
+                wanted = set(present[present <= self.root.limit >> paging.DIRECTORY_SHIFT].tolist())
+                for index in sorted(wanted | self._directories.keys()):
+                    self._refresh(index)
+                return self._space
+            except MmuFault:
+                self._abandon()
+                raise
+            except MappingLimitError as refused:
+                self._abandon()
+                raise MmuFault(0, False, Reason.PT_NOT_PRESENT) from refused
+
+    def _abandon(self) -> None:
+        """Empty the host's view: after a mapping failed half-way, nothing may stay unaccounted for."""
+        if self._space is not None:
+            self._space.clear()
+        for directory in self._directories.values():
+            self._budget.pieces_used -= directory.pieces
+        self._budget.directories_used -= len(self._directories)
+        self._directories.clear()
 
     def _remap(self, index: int, directory: Directory, fresh: npt.NDArray[np.uint64]) -> None:
         space = self._space
@@ -320,7 +342,9 @@ class Translations:
                 entry = int(part[first])
                 self._map_run(space, directory, base + ((start + first) << 12), pages << 12, entry)
 
-    def _map_run(self, space: AddressSpace, directory: Directory, address: int, size: int, entry: int) -> None:
+    def _map_run(
+        self, space: AddressSpace, directory: Directory, address: int, size: int, entry: int
+    ) -> None:
         target, physical = entry >> paging.TARGET_SHIFT, (entry & paging.ADDRESS_MASK) << 8
         writable = not entry & paging.READ_ONLY
         while size > 0:
@@ -344,14 +368,19 @@ class Translations:
     # Flush
 
     def flush(self) -> None:
-        """Forget what is held: the next use asks the tables. A launch in progress sees the new tables at once."""
+        """Forget what is held: the next use asks the tables. A launch in progress sees the new tables at
+        once.
+        """
         with self._lock:
             self._pages.clear()
             for directory in self._directories.values():
                 directory.stale = True
             if self._running and self._space is not None:
-                for index in list(self._directories):
-                    self._refresh(index)
+                try:
+                    for index in list(self._directories):
+                        self._refresh(index)
+                except (MmuFault, MappingLimitError):
+                    self._abandon()
 
     def running(self, change: int) -> None:
         """Tell that a launch starts (+1) or ends (-1) to use the host's view."""

@@ -1,4 +1,6 @@
-"""The card's video BIOS, built by code: the least that a driver accepts. Layout: PCI 3.0 expansion ROM and the BIT header."""
+"""The card's video BIOS, built by code: the least that a driver accepts. Layout: PCI 3.0 expansion ROM and
+the BIT header.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class ConfigSpace:
 
     Notes
     -----
-    Accesses may have any size and alignment inside the space; reads outside give all ones, writes outside are dropped.
+    Accesses may have any size and alignment inside the space; reads outside give all ones, writes outside are
+    dropped.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Declarations of registers: fields, registers, arrays of them and the blocks in which a chip places them. Data only."""
+"""Declarations of registers: fields, registers, arrays of them and the blocks in which a chip places them.
+Data only.
+"""
 
 from __future__ import annotations
 
@@ -69,14 +71,20 @@ class Register:
 
     def __post_init__(self) -> None:
         if self.offset % 4 or self.stride % 4:
-            raise DeclarationError(f"register {self.name} must lie on a multiple of 4, got offset {self.offset:#x}")
+            raise DeclarationError(
+                f"register {self.name} must lie on a multiple of 4, got offset {self.offset:#x}"
+            )
         seen = 0
         for each in self.fields:
             if not 0 <= each.low <= each.high <= 31:
-                raise DeclarationError(f"field {self.name}.{each.name} must lie in bits 0 to 31, got {each.low}-{each.high}")
+                raise DeclarationError(
+                    f"field {self.name}.{each.name} must lie in bits 0 to 31, got {each.low}-{each.high}"
+                )
             if seen & each.mask:
                 other = next(f for f in self.fields if f.mask & each.mask and f is not each)
-                raise DeclarationError(f"field {self.name}.{each.name} must not overlap {self.name}.{other.name}")
+                raise DeclarationError(
+                    f"field {self.name}.{each.name} must not overlap {self.name}.{other.name}"
+                )
             seen |= each.mask
 
     def masks(self) -> tuple[int, int, int]:
@@ -99,7 +107,9 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """Bytes `first` to `last` of a block hold what was written last and do nothing else; `why` says what lives there."""
+    """Bytes `first` to `last` of a block hold what was written last and do nothing else; `why` says what
+    lives there.
+    """
 
     first: int
     last: int
@@ -126,12 +136,18 @@ class Block:
     doc: str = ""
 
     def places(self) -> Iterator[tuple[int, Register, int]]:
-        """Yield (offset, register, index) of every word; the index counts over block instances and array elements."""
+        """Yield (offset, register, index) of every word; the index counts over block instances and array
+        elements.
+        """
         for instance in range(self.count):
             start = self.base + instance * self.stride
             for register in self.registers:
                 for element in range(register.count):
-                    yield start + register.offset + element * register.stride, register, instance * register.count + element
+                    yield (
+                        start + register.offset + element * register.stride,
+                        register,
+                        instance * register.count + element,
+                    )
 
     def find(self, name: str) -> Register:
         """Return the register called `name` (KeyError if there is none)."""

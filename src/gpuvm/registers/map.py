@@ -30,8 +30,8 @@ class RegisterFile:
 
     Notes
     -----
-    Offsets are bytes, multiples of 4. What is neither declared nor in a scratch range reads 0 and drops writes;
-    such accesses are counted in `unknown_reads` and `unknown_writes`.
+    Offsets are bytes, multiples of 4. What is neither declared nor in a scratch range reads 0 and drops
+    writes; such accesses are counted in `unknown_reads` and `unknown_writes`.
     """
 
     def __init__(self, size: int) -> None:
@@ -54,8 +54,8 @@ class RegisterFile:
     def place(self, block: Block, engine: object | None = None) -> None:
         """Place a block; methods `read_<register>` and `write_<register>` of `engine` become its handlers.
 
-        A read handler gives the value in place of the stored word; a write handler is called with the raw value
-        after the word was stored as its access kinds say. Handlers of arrays take the index first.
+        A read handler gives the value in place of the stored word; a write handler is called with the raw
+        value after the word was stored as its access kinds say. Handlers of arrays take the index first.
 
         Raises
         ------
@@ -66,11 +66,14 @@ class RegisterFile:
         by_name: dict[str, list[int]] = {}
         for offset, register, index in block.places():
             if offset + 4 > self.size:
-                raise DeclarationError(f"{block.name}.{register.name} must lie below {self.size:#x}, got {offset:#x}")
+                raise DeclarationError(
+                    f"{block.name}.{register.name} must lie below {self.size:#x}, got {offset:#x}"
+                )
             if offset in self._owners:
                 other, taken, _ = self._owners[offset]
                 raise DeclarationError(
-                    f"{block.name}.{register.name} must not overlap {other.name}.{taken.name}, both are at {offset:#x}"
+                    f"{block.name}.{register.name} must not overlap {other.name}.{taken.name}, "
+                    f"both are at {offset:#x}"
                 )
             self._owners[offset] = (block, register, index)
             by_name.setdefault(register.name, []).append(offset)
@@ -185,7 +188,9 @@ class RegisterFile:
         for instance in range(block.count):
             start = block.base + instance * block.stride
             for area in block.scratch:
-                words = np.frombuffer(self.words, np.uint32)[(start + area.first) // 4 : (start + area.last) // 4 + 1]
+                words = np.frombuffer(self.words, np.uint32)[
+                    (start + area.first) // 4 : (start + area.last) // 4 + 1
+                ]
                 if words.any():
                     words[:] = 0
         for offset, register, _ in block.places():

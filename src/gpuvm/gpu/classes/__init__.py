@@ -1,4 +1,4 @@
-"""Object classes: what a channel binds to its subchannels, one class a file, their methods declared as data."""
+"""Object classes: what a channel binds to its subchannels, one class a file, methods declared as data."""
 
 from gpuvm.gpu.classes.compute import Compute
 from gpuvm.gpu.classes.copy import Copy, Copy1

@@ -1,4 +1,6 @@
-"""Class 0x90c0, compute: code, constant buffers, grids; a launch goes to the executor. rnndb graph/gf100_compute.xml."""
+"""Class 0x90c0, compute: code, constant buffers, grids; a launch goes to the executor. rnndb
+graph/gf100_compute.xml.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,7 @@ SHORT_QUERY = 1 << 28
 
 
 def release(target: ClassObject, get: int) -> None:
-    """Carry out QUERY_GET: write the sequence, with a zero and the time after it unless the query is short."""
+    """Carry out QUERY_GET: write the sequence, then a zero and the time unless the query is short."""
     gpu, space, address = target.gpu, target.channel.space, target.address(0x1B00)
     sequence = target.state[0x1B08 >> 2]
     mode = get & 3

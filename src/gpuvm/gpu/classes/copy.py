@@ -1,8 +1,11 @@
-"""Class 0x90b5, the copy engines: linear and block-linear copies with an optional query. Methods as their firmware has them."""
+"""Class 0x90b5, the copy engines: linear and block-linear copies with an optional query. Methods as their
+firmware has them.
+"""
 
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import ClassVar
 
 from gpuvm.gpu import transfer
@@ -63,17 +66,17 @@ class Copy(ClassObject):
     TABLE: ClassVar = COPY
     ENGINE: ClassVar = 4
 
-    def submit(self, method: int, words: memoryview, step: int) -> None:
+    def submit(self, method: int, words: memoryview, step: int, deadline: float) -> int:
         at = method
         for number, value in enumerate(words):
             mask = MASKS.get(at)
             if mask is not None and value & ~mask:
                 trap = Rejected(DataError.INVALID_BITFIELD)
-                super().submit(method, words[:number], step)
+                super().submit(method, words[:number], step, inf)
                 trap.consumed = number + 1
                 raise trap
             at += 4 if step else 0
-        super().submit(method, words, step)
+        return super().submit(method, words, step, deadline)
 
     def on_exec(self, value: int) -> None:
         state = self.state

@@ -1,4 +1,5 @@
-"""Classes 0x902d (2D) and 0x9097 (3D): bound and their state kept; what they would draw is not carried out yet.
+"""Classes 0x902d (2D) and 0x9097 (3D): bound and their state kept; what they would draw is not carried out
+yet.
 
 Queries and constant buffers of the 3D class work: drivers fence with them.
 """

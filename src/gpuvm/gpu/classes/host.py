@@ -1,4 +1,6 @@
-"""Host methods, below 0x100 on every subchannel: semaphores, non-stalling interrupt, reference count. Class 0x906f."""
+"""Host methods, below 0x100 on every subchannel: semaphores, non-stalling interrupt, reference count. Class
+0x906f.
+"""
 
 from __future__ import annotations
 

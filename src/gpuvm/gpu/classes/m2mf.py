@@ -64,7 +64,9 @@ M2MF = MethodTable(
 
 PUSH, LINEAR_IN, LINEAR_OUT, QUERY, QUERY_SHORT = 1 << 0, 1 << 4, 1 << 8, 3 << 12, 1 << 20
 COPY_MAX, DATA_MAX = 1 << 31, 1 << 26
-"""Most bytes of one copy and of one run of pushbuffer data, so that one method cannot keep the engine for long."""
+"""Most bytes of one copy and of one run of pushbuffer data, so that one method cannot keep the engine for
+long.
+"""
 
 
 class M2mf(ClassObject):

@@ -1,4 +1,6 @@
-"""How object classes declare their methods, and how an object of a class takes them. Data first: name, offset, kind."""
+"""How object classes declare their methods, and how an object of a class takes them. Data first: name,
+offset, kind.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import enum
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -80,7 +83,9 @@ class MethodTable:
             for element in range(method.count):
                 at = method.offset + element * method.stride
                 if at in self.names:
-                    raise ValueError(f"{name}: method {method.name} must not overlap {self.names[at]}, both are at {at:#x}")
+                    raise ValueError(
+                        f"{name}: method {method.name} must not overlap {self.names[at]}, both are at {at:#x}"
+                    )
                 self.names[at] = method.name if method.count == 1 else f"{method.name}[{element}]"
                 self.known[at >> 2] = 1
         if keep_all:
@@ -113,8 +118,8 @@ COMMON = (
 class ClassObject:
     """What is bound to a subchannel: the class's state and its handlers.
 
-    A handler `on_<name>(value)` runs when the method of that name comes; of an array it takes the index first. A handler
-    `burst_<name>(words)` takes a run of data words of a method that does not increment.
+    A handler `on_<name>(value)` runs when the method of that name comes; of an array it takes the index
+    first. A handler `burst_<name>(words)` takes a run of data words of a method that does not increment.
     """
 
     TABLE: ClassVar[MethodTable]
@@ -137,8 +142,13 @@ class ClassObject:
                 if burst is not None:
                     self._bursts[at >> 2] = burst
 
-    def submit(self, method: int, words: memoryview, step: int) -> None:
+    def submit(self, method: int, words: memoryview, step: int, deadline: float) -> int:
         """Take a run of data words for `method` and, where `step` is 1, the methods after it.
+
+        Returns
+        -------
+        int
+            Words taken: fewer than given if `deadline` (of `time.monotonic`) came after something was done.
 
         Raises
         ------
@@ -150,7 +160,7 @@ class ClassObject:
             burst = self._bursts.get(index)
             if burst is not None:
                 burst(words)
-                return
+                return len(words)
         state, known, triggers = self.state, self.TABLE.known, self._triggers
         done = 0
         try:
@@ -162,11 +172,14 @@ class ClassObject:
                 handler = triggers.get(index)
                 if handler is not None:
                     handler(value)
+                    if monotonic() > deadline:
+                        break
                 if step:
                     index = index + 1 & 0x1FFF
         except (Illegal, Rejected) as trap:
             trap.consumed = done
             raise
+        return done
 
     def address(self, method: int) -> int:
         """Return the 40-bit address in the pair of state words at `method` (high first)."""

@@ -1,9 +1,12 @@
-"""Rectangles of bytes in linear and block-linear surfaces, and copies between them that are not linear on both sides."""
+"""Rectangles of bytes in linear and block-linear surfaces, and copies between them that are not linear on
+both sides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +52,10 @@ class Rectangle:
             return
         if surface.mode & 0xF or surface.size() > SURFACE_SIZE_MAX:
             raise Rejected(DataError.INVALID_VALUE)
-        if self.x + length > -(-surface.width // 64) * 64 or self.z >= max(surface.depth, 1) * surface.block_depth:
+        if (
+            self.x + length > -(-surface.width // 64) * 64
+            or self.z >= max(surface.depth, 1) * surface.block_depth
+        ):
             raise Rejected(DataError.INVALID_VALUE)
         if self.y + lines > -(-surface.height // surface.block_height) * surface.block_height:
             raise Rejected(DataError.INVALID_VALUE)
@@ -63,7 +69,9 @@ class Rectangle:
         for line in range(lines):
             offsets = self.surface.offsets(self.x, length, self.y + line, self.z)
             low = int(offsets[0]) & ~0x1FF
-            data = np.frombuffer(space.read(self.address + low, (int(offsets[-1]) | 0x1FF) + 1 - low), np.uint8)
+            data = np.frombuffer(
+                space.read(self.address + low, (int(offsets[-1]) | 0x1FF) + 1 - low), np.uint8
+            )
             result.append(memoryview(data[offsets - low].tobytes()))
         return result
 
@@ -82,7 +90,7 @@ class Rectangle:
         offsets = surface.offsets(self.x, len(data), self.y + line, self.z)
         breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
         edges = [0, *breaks.tolist(), len(data)]
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
+        for first, last in pairwise(edges):
             space.write(self.address + int(offsets[first]), data[first:last])
 
 

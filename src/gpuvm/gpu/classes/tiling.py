@@ -1,7 +1,7 @@
 """Block-linear surfaces of Fermi: where the byte (x, y, z) of a surface lies.
 
-A block is one GOB (64 bytes by 8 lines) wide and 2**h by 2**d GOBs high and deep; blocks follow each other along x, then
-y, then z. Within a GOB, 16-byte sectors are swizzled.
+A block is one GOB (64 bytes by 8 lines) wide and 2**h by 2**d GOBs high and deep; blocks follow each other
+along x, then y, then z. Within a GOB, 16-byte sectors are swizzled.
 """
 
 from __future__ import annotations
