@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gpuvm.gpu import Gf100
+from gpuvm.gpu.pgraph import Executor
 from gpuvm.hypervisor import Aggregator
 from gpuvm.pci.device import PciDevice
 from gpuvm.vmm.inprocess import VirtualMachine
@@ -196,8 +197,8 @@ class BareGuest:
 class Machine:
     """A card, its aggregator, and guests on it."""
 
-    def __init__(self, vram: int, scheduler: str) -> None:
-        self.gpu = Gf100(vram=vram, watchdog_s=5.0)
+    def __init__(self, vram: int, scheduler: str, executor: Executor | None, watchdog_s: float) -> None:
+        self.gpu = Gf100(vram=vram, executor=executor, watchdog_s=watchdog_s)
         self.aggregator = Aggregator(self.gpu, scheduler)
         self.guests: list[BareGuest] = []
 
@@ -218,8 +219,13 @@ class Machine:
 def make_machine() -> Iterator[Callable[..., Machine]]:
     made: list[Machine] = []
 
-    def make(vram: int = 128 * MIB, scheduler: str = "fifo") -> Machine:
-        made.append(Machine(vram, scheduler))
+    def make(
+        vram: int = 128 * MIB,
+        scheduler: str = "fifo",
+        executor: Executor | None = None,
+        watchdog_s: float = 5.0,
+    ) -> Machine:
+        made.append(Machine(vram, scheduler, executor, watchdog_s))
         return made[-1]
 
     yield make

@@ -179,6 +179,8 @@ class Aggregator:
             if mode not in MODES:
                 hint = "; plug the GPU itself into the VM for native" if mode == "native" else ""
                 raise UnknownModeError(f"the mode must be one of {', '.join(MODES)}, got {mode!r}{hint}")
+            if weight < 1:
+                raise HypervisorError(f"a virtual GPU's weight must be at least 1, got {weight}")
             if self.exclusive or (mode == PASSTHROUGH and self._vgpus):
                 raise ExclusiveError(
                     "pass-through needs the GPU for itself; destroy the other virtual GPUs first "

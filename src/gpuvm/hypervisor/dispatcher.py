@@ -25,8 +25,12 @@ QUEUE_LIMIT = 64
 """Commands of one channel that wait apart; a later doorbell then replaces the value of the last (it only
 moves GP_PUT on)."""
 
-POLL_S = 0.02
+POLL_S = 0.004
 """How often the dispatcher looks at the GPU itself while no completion event comes."""
+
+IDLE_POLLS = 2
+"""Looks in a row that must find the GPU idle: a channel that waits for another's semaphore never becomes so
+by event."""
 
 
 @dataclass(slots=True)
@@ -172,14 +176,14 @@ class Dispatcher:
         except Exception:
             log.exception("ringing a doorbell of the physical GPU failed", channel=doorbell.channel)
             self._done = True
-        while True:
+        idle = 0
+        while idle < IDLE_POLLS:
             with self._wake:
                 if not self._done and not self._closed:
                     self._wake.wait(POLL_S)
                 if self._done or self._closed:
                     break
-            if not self._busy(doorbell.channel):
-                break
+            idle = 0 if self._busy(doorbell.channel) else idle + 1
         with self._wake:
             now = time.monotonic_ns()
             self._active = None
