@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gpuvm.cli.errors import FAILED, CommandError, choose
 from gpuvm.cli.progress import observer
+from gpuvm.hypervisor.errors import HypervisorError
 from gpuvm.lab.experiment import Plan, carry_out
 from gpuvm.lab.machine import describe
 from gpuvm.lab.modes import MODES
@@ -97,7 +98,7 @@ def perform(plan: Plan) -> list[Run]:
     try:
         with observer(console, machines) as watching:
             runs.extend(carry_out(plan, watching))
-    except WorkloadError as error:
+    except (WorkloadError, HypervisorError) as error:
         raise CommandError(str(error)) from None
     return runs
 

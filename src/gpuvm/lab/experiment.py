@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpuvm.jit.executor import Executor
 from gpuvm.lab.modes import MODES
 from gpuvm.lab.runner import Job, Observer, Run, run_together
 from gpuvm.lab.system import System
@@ -79,8 +80,12 @@ def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
     """
     count = len(plan.workloads)
     with ExitStack() as stack:
+        executor = Executor()
+        stack.callback(executor.close)
         systems = [
-            stack.enter_context(System(mode, plan.machines(mode), scheduler=plan.scheduler, **plan.limits))
+            stack.enter_context(
+                System(mode, plan.machines(mode), scheduler=plan.scheduler, executor=executor, **plan.limits)
+            )
             for mode in plan.modes
         ]
         for turn in range(count):

@@ -11,17 +11,19 @@ from gpuvm.gpu.device import Gf100
 from gpuvm.guest.cuda import Cuda
 from gpuvm.hypervisor.aggregator import Aggregator
 from gpuvm.hypervisor.full import FullGpu
+from gpuvm.jit.executor import Executor
 from gpuvm.lab.events import work_events
 from gpuvm.lab.meter import Meter
 from gpuvm.lab.modes import MODES
 from gpuvm.pci.device import PciDevice
 from gpuvm.vmm.inprocess import VirtualMachine
 
-VRAM = 768 << 20
+MIB = 1 << 20
+VRAM = 768 * MIB
 """Bytes of video memory of a machine: 256 MiB copies and room to spare. Only what is touched costs."""
-SHADOW_VRAM = 16 << 20
+SHADOW_VRAM = 16 * MIB
 """Bytes of video memory that the hypervisor keeps for each machine's shadows, and twice that for its own."""
-MEMORY = 1 << 30
+MEMORY = 1024 * MIB
 """Bytes of RAM of a machine. Only what is touched costs."""
 
 
@@ -32,6 +34,7 @@ class LabMachine:
         self.mode = mode
         self.machine = machine
         self._read = read
+        self._cuda: Cuda | None = None
 
     @property
     def name(self) -> str:
@@ -41,14 +44,40 @@ class LabMachine:
         """Counted events of this machine and of the GPU on its behalf so far."""
         return self._read()
 
+    def boot(self) -> None:
+        """Load the GPU's driver in the machine, as its start does, so that no program's time contains it.
+
+        Raises
+        ------
+        RuntimeError
+            If the driver does not find a GPU that works.
+        """
+        if self._cuda is None:
+            cuda = Cuda(self.machine)
+            (error,) = cuda.cuInit(0)
+            if int(error) != 0:
+                cuda.close()
+                raise RuntimeError(
+                    f"{self.name}'s driver must find a working GPU, but cuInit gives {error.name}"
+                )
+            self._cuda = cuda
+
+    def shut_down(self) -> None:
+        """Unload the driver; it releases everything that programs left."""
+        if self._cuda is not None:
+            self._cuda.close()
+            self._cuda = None
+
     @contextmanager
     def process(self) -> Iterator[Any]:
-        """A new process in the machine: its CUDA driver API."""
-        cuda = Cuda(self.machine)
+        """A new process in the machine: its CUDA driver API. A process that fails takes the driver with it, and
+        the next one finds a new one."""
+        self.boot()
         try:
-            yield cuda
-        finally:
-            cuda.close()
+            yield self._cuda
+        except BaseException:
+            self.shut_down()
+            raise
 
 
 class System:
@@ -66,6 +95,8 @@ class System:
         Bytes of video memory and of RAM that each machine has.
     watchdog_s : float, optional
         Seconds after which the GPU stops a kernel; None for never.
+    executor : Executor, optional
+        Shared with other systems, so that a kernel is translated once; the caller closes it.
 
     Attributes
     ----------
@@ -86,6 +117,7 @@ class System:
         vram: int = VRAM,
         memory: int = MEMORY,
         watchdog_s: float | None = None,
+        executor: Executor | None = None,
     ) -> None:
         if machines < 1 or (machines > 1 and not MODES[mode].shared):
             raise ValueError(f"{mode} has exactly one machine, got {machines}")
@@ -93,14 +125,18 @@ class System:
         self.guests: list[LabMachine] = []
         with ExitStack() as stack:
             reserve = (machines + 2) * SHADOW_VRAM if MODES[mode].hypervisor else 0
-            self.gpu = Gf100(vram=machines * vram + reserve, watchdog_s=watchdog_s)
+            vram = -(-vram // MIB) * MIB
+            self.gpu = Gf100(machines * vram + reserve, executor=executor, watchdog_s=watchdog_s)
             stack.callback(self.gpu.close)
             self.aggregator: Aggregator | None = None
             if MODES[mode].hypervisor:
                 self.aggregator = Aggregator(self.gpu, scheduler, reserve=reserve)
                 stack.callback(self.aggregator.close)
             for number in range(machines):
-                self.guests.append(self._add(stack, f"vm{number}", vram, memory))
+                guest = self._add(stack, f"vm{number}", vram, memory)
+                stack.callback(guest.shut_down)
+                guest.boot()
+                self.guests.append(guest)
             self._resources = stack.pop_all()
 
     def _add(self, stack: ExitStack, name: str, vram: int, memory: int) -> LabMachine:

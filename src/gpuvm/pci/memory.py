@@ -77,6 +77,7 @@ class MemoryRegion:
         self.view.release()
         self.bytes = np.empty(0, np.uint8)
         self.words = np.empty(0, np.uint32)
+        del self._map  # it holds a file descriptor of its own
 
 
 def _punch(fd: int, offset: int, size: int) -> None:
