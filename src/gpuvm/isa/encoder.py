@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpuvm.isa.errors import EncodeError, FieldError
+from gpuvm.isa.errors import EncodeError, FieldError, KindError
+from gpuvm.isa.fields import PairedField
 from gpuvm.isa.instruction import PT, Const, Imm, Instruction, Operand, Reg
 from gpuvm.isa.spelling import spell_operand, spell_predicate
 from gpuvm.isa.tables import BY_NAME, find
@@ -22,8 +23,12 @@ class _Attempt(Exception):
         self.reached = reached
 
 
-def _count(operand: Operand) -> int:
-    return operand.count if isinstance(operand, Reg) else 0
+def _mismatch(row: Row, operand: Operand, stands: Operand) -> str:
+    """Why an operand that depends on other fields is not what the word says."""
+    if any(isinstance(field, PairedField) for field in row.src):
+        return "its last source must be its destination"
+    count = stands.count if isinstance(stands, Reg) else 0
+    return f"these modifiers make {spell_operand(operand)} a run of {count} registers"
 
 
 def _encode_row(row: Row, instruction: Instruction, pc: int) -> int:
@@ -62,11 +67,9 @@ def _encode_row(row: Row, instruction: Instruction, pc: int) -> int:
             for field, operand in zip((*row.dst, *row.src), operands, strict=True):
                 stands = field.read(word, pc)
                 if stands != operand:
-                    raise FieldError(
-                        f"{spell_operand(stands)} must stand here ({_count(stands)} registers), got {spell_operand(operand)}"
-                    )
+                    raise FieldError(_mismatch(row, operand, stands))
     except FieldError as error:
-        raise _Attempt(error, reached) from None
+        raise _Attempt(error, 2 * reached + (not isinstance(error, KindError))) from None
     return word
 
 
@@ -106,9 +109,15 @@ def encode_word(instruction: Instruction, pc: int = 0) -> int:
     if instruction.name in PRODUCTS and len(instruction.src) > 1:
         instruction = _product(instruction)
     best: _Attempt | None = None
-    for row in rows:
-        if row.size != instruction.size:
-            continue
+    sized = [row for row in rows if row.size == instruction.size]
+    mods = instruction.mods
+    fitting = [
+        row
+        for row in sized
+        if all(mods.get(mod.name, mod.default) in mod.codes for mod in row.mods if mod.bits is None)
+    ]
+    # With none the loop runs over all, to say which modifier is wrong.
+    for row in fitting or sized:
         try:
             word = _encode_row(row, instruction, pc)
         except _Attempt as attempt:

@@ -32,6 +32,10 @@ class FieldError(EncodeError):
     """An operand or modifier does not fit its field; carries no instruction name yet."""
 
 
+class KindError(FieldError):
+    """An operand of another kind than the field's stands there."""
+
+
 class AssembleError(IsaError):
     """The text is not valid assembly.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gpuvm.isa.errors import FieldError
+from gpuvm.isa.errors import FieldError, KindError
 from gpuvm.isa.instruction import Const, Imm, Mem, Operand, Pred, Reg, Special, Target, Value
 from gpuvm.isa.special import special_name
 from gpuvm.isa.spelling import spell_operand
@@ -134,7 +134,7 @@ class RegField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Reg):
-            raise FieldError(f"a register must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a register must stand here, got {spell_operand(operand)}")
         if not 0 <= operand.index <= 63:
             raise FieldError(f"a register's index must be 0 to 63, got {operand.index}")
         if operand.count != self.count:
@@ -164,9 +164,9 @@ class CountedField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Reg):
-            raise FieldError(f"a register must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a register must stand here, got {spell_operand(operand)}")
         if not 0 <= operand.index <= 63 or operand.neg or operand.abs or operand.inv:
-            raise FieldError(f"a plain register must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a plain register must stand here, got {spell_operand(operand)}")
         return operand.index << self.low
 
 
@@ -208,7 +208,7 @@ class PredField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Pred):
-            raise FieldError(f"a predicate must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a predicate must stand here, got {spell_operand(operand)}")
         if not 0 <= operand.index <= 7:
             raise FieldError(f"a predicate's index must be 0 to 7, got {operand.index}")
         word = self.bits.put(operand.index)
@@ -265,7 +265,7 @@ class ConstField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Const):
-            raise FieldError(f"a constant must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a constant must stand here, got {spell_operand(operand)}")
         limit = self.unit << self.offset.width
         if not 0 <= operand.offset < limit or operand.offset % self.unit:
             raise FieldError(
@@ -320,7 +320,7 @@ class ImmField(Modified):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Imm):
-            raise FieldError(f"an immediate must stand here, got {spell_operand(operand)}")
+            raise KindError(f"an immediate must stand here, got {spell_operand(operand)}")
         value = operand.value
         if not -(1 << (self.width - 1)) <= value <= self.limit:
             raise FieldError(f"an immediate must fit {self.width} bits, got {value:#x}")
@@ -372,7 +372,7 @@ class MemField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Mem):
-            raise FieldError(f"a memory address must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a memory address must stand here, got {spell_operand(operand)}")
         if operand.space != self.space:
             raise FieldError(
                 f"an address in {self.space} space must stand here, got one in {operand.space} space"
@@ -427,7 +427,7 @@ class SpecialField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Special) or not 0 <= operand.index <= 255:
-            raise FieldError(f"a special register 0 to 255 must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a special register 0 to 255 must stand here, got {spell_operand(operand)}")
         return operand.index << self.low
 
 
@@ -447,7 +447,7 @@ class TargetField(Field):
 
     def write(self, operand: Operand, pc: int) -> int:
         if not isinstance(operand, Target):
-            raise FieldError(f"a branch target must stand here, got {spell_operand(operand)}")
+            raise KindError(f"a branch target must stand here, got {spell_operand(operand)}")
         if not self.relative:
             if not 0 <= operand.offset < 1 << self.bits.width:
                 raise FieldError(

@@ -302,7 +302,7 @@ def _attributes() -> list[Row]:
         0x7F,
         [rd()],
         [near[SRC2], RegField(SRC1), FixedField(Reg(RZ))],
-        [choice("mode", at(7), "MUL SC")],
+        [choice("mode", at(7), "MUL SC", "PASS")],
     )
     return rows
 

@@ -45,6 +45,10 @@ _BANKS = (0, 1, 16)
 _SMALL = ImmField(Bits((26, 6), (8, 2)), signed=True)
 
 
+_TOP = fixed("top", True, False, text="TOP")
+"""The 12 bits are the immediate's highest: two forms can say 0."""
+
+
 def _second(selector: int = 8, low: int = SRC2) -> list[Form]:
     """Register, or a word of bank 0, 1 or 16 (offset below 256), chosen by two bits at `selector`."""
     forms = [Form(0, 3 << selector, (RegField(low),))]
@@ -115,11 +119,13 @@ def _conversions() -> list[Row]:
     f32 = fixed("stype", "F32", "", show=True)
     rnd = choice("rnd", at(20, 2), ROUNDINGS, show=False)
     whole = choice("rnd", at(20, 2), "ROUND FLOOR CEIL TRUNC", show=False)
-    integer = choice("stype", at(24), "U32 S32")
+    integer = choice("stype", at(24), "U32 S32", "")
     rows += short(
         "I2F", 0x88, 0x3FF, [rd()], [b], [fixed("dtype", "F32", "", show=True), integer, rnd, cc(23)]
     )
-    rows += short("F2I", 0x288, 0x3FF, [rd()], [b], [choice("dtype", at(24), "U32 S32"), f32, whole, cc(23)])
+    rows += short(
+        "F2I", 0x288, 0x3FF, [rd()], [b], [choice("dtype", at(24), "U32 S32", ""), f32, whole, cc(23)]
+    )
     to_f32 = fixed("dtype", "F32", "", show=True)
     rows += short("F2F", 0x98, 0x3FF, [rd()], [b], [to_f32, f32, fixed("rnd", "RN"), sat(24), cc(23)])
     rows += short(
@@ -137,8 +143,8 @@ def _conversions() -> list[Row]:
         [rd()],
         [b],
         [
-            choice("dtype", at(20, 2), "U16 S16 U32 S32"),
-            choice("stype", Bits((9, 1), (24, 1)), "U16 S16 U32 S32"),
+            choice("dtype", at(20, 2), "U16 S16 U32 S32", ""),
+            choice("stype", Bits((9, 1), (24, 1)), "U16 S16 U32 S32", ""),
             cc(23),
         ],
     )
@@ -149,7 +155,7 @@ def _moves() -> list[Row]:
     rows: list[Row] = []
     rows += short("MOV", 0x28, 0xFF, [rd()], [_second(low=SRC1)])
     rows += short("MOV", 0x118, 0x3FF, [rd()], [ImmField(at(SRC1, 12), signed=True)])
-    rows += short("MOV", 0x318, 0x3FF, [rd()], [ImmField(at(SRC1, 12), shift=20)])
+    rows += short("MOV", 0x318, 0x3FF, [rd()], [ImmField(at(SRC1, 12), shift=20)], [_TOP])
     rows += short("S2R", 0x40000008, 0xF00003FF, [rd()], [SpecialField(SRC1)])
     both = [PredField(17), always()]
     rows += short(

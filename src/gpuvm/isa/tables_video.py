@@ -133,9 +133,7 @@ def _operations(lanes: int) -> list[Row]:
             both,
             [*common, *plus, *parts, cc()],
         )
-        rows += op(
-            f"VMNMX{suffix}", opcode(1), mask, [rd()], both, [flag("mx", 7), *common, *parts, cc()]
-        )
+        rows += op(f"VMNMX{suffix}", opcode(1), mask, [rd()], both, [flag("mx", 7), *common, *parts, cc()])
         rows += op(f"VABSDIFF{suffix}", opcode(2), mask, [rd()], both, [*common, *parts, cc()])
         rows += op(
             f"VSET{suffix}", opcode(3), mask, [rd()], both, [_COMPARE, atype, btype, *result, *parts, cc()]
