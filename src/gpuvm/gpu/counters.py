@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpuvm.jit.launch import Statistics
 
+RESIDENT_WARPS = 48
+"""Warps that a multiprocessor holds at once (compute capability 2.0)."""
+
 
 @dataclass(slots=True)
 class Work:
@@ -18,6 +21,8 @@ class Work:
     launches: int = 0
     blocks: int = 0
     warp_instructions: int = 0
+    chained_instructions: int = 0
+    """Those that must follow one another: of an average warp, times the rounds that the grid's warps take."""
     double_instructions: int = 0
     special_instructions: int = 0
     shared_accesses: int = 0
@@ -56,10 +61,14 @@ class Counters:
     reads: int = 0
     writes: int = 0
 
-    def launched(self, channel: int, statistics: Statistics, wall_ns: int) -> None:
-        """Add a launch."""
+    def launched(
+        self, channel: int, statistics: Statistics, wall_ns: int, warps: int, multiprocessors: int
+    ) -> None:
+        """Add a launch of `warps` warps on a chip of `multiprocessors`."""
         work = self.channels[channel]
         work.launches += 1
+        rounds = -(-warps // (multiprocessors * RESIDENT_WARPS))
+        work.chained_instructions += statistics.warp_instructions * rounds // max(warps, 1)
         work.blocks += statistics.blocks
         work.warp_instructions += statistics.warp_instructions
         work.double_instructions += statistics.double_instructions

@@ -7,6 +7,7 @@ acknowledgement, others queue behind it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -350,7 +351,14 @@ class Pgraph(Engine):
                 self._launching = None
             if timer is not None:
                 timer.cancel()
-        self.gpu.counters.launched(channel.number, outcome.statistics, time.perf_counter_ns() - began)
+        warps = math.prod(grid) * -(-math.prod(block) // 32)
+        self.gpu.counters.launched(
+            channel.number,
+            outcome.statistics,
+            time.perf_counter_ns() - began,
+            warps,
+            sum(self.gpu.profile.tpcs),
+        )
         if outcome.error is not None:
             self._failed(channel, outcome.error)
 

@@ -24,7 +24,8 @@ class Cost:
     seconds : float
         Per event (for bytes, per byte).
     place : str
-        Who is busy meanwhile: "cpu", "bus", "issue" (the SMs' schedulers) or "dram" (the GPU's memory).
+        Who is busy meanwhile: "cpu", "bus", "issue" (the SMs' schedulers), "chain" (warps that wait for their
+        own results) or "dram" (the GPU's memory).
     reason : str
         Where the figure comes from.
     """
@@ -37,6 +38,8 @@ class Cost:
 
 SM_COUNT = 14
 SHADER_HZ = 1.15e9
+CHAIN_CLOCKS = 18
+"""Shader clocks from one instruction of a warp to the next that needs its result."""
 DRAM_BYTES_PER_S = 144e9 * 0.8
 """GDDR5 on 384 pins at 3 Gbit/s, of which streaming kernels get about four fifths."""
 DMA_BYTES_PER_S = 5.7e9
@@ -79,6 +82,12 @@ COSTS: tuple[Cost, ...] = (
     Cost("bytes_device_to_device", 2 / DRAM_BYTES_PER_S, "dram", "a byte moved is read and written"),
     Cost("bytes_host_to_host", 2 / DMA_BYTES_PER_S, "bus", "over the bus and back"),
     Cost("bytes_inline", 1 / DMA_BYTES_PER_S, "bus", "data inside the pushbuffer"),
+    Cost(
+        "chained_instructions",
+        CHAIN_CLOCKS / SHADER_HZ,
+        "chain",
+        "a warp's next instruction waits for the last",
+    ),
     Cost("warp_instructions", _ISSUE, "issue", "14 SMs, one warp of 32 lanes a shader clock each"),
     Cost("double_instructions", _ISSUE, "issue", "double precision takes a second clock"),
     Cost("special_instructions", 7 * _ISSUE, "issue", "four special-function units: 8 clocks, 1 is counted"),
@@ -100,16 +109,17 @@ _BY_EVENT = {cost.event: cost for cost in COSTS}
 def device_seconds(counters: Counters) -> float:
     """Time the modelled machine takes for the counted events, in seconds.
 
-    CPU and bus times add up: the original serves one access at a time and its guests wait. On the GPU the SMs
-    and the memory work side by side, so the longer of the two counts. Events not in `COSTS` are free.
+    CPU and bus times add up: the original serves one access at a time and its guests wait. On the GPU the
+    SMs' schedulers, the pipelines and the memory work side by side, so the longest counts. Events not in
+    `COSTS` are free.
     """
     parts = device_parts(counters)
-    return parts["cpu"] + parts["bus"] + max(parts["issue"], parts["dram"])
+    return parts["cpu"] + parts["bus"] + max(parts["issue"], parts["chain"], parts["dram"])
 
 
 def device_parts(counters: Counters) -> dict[str, float]:
-    """The same by place: "cpu", "bus", "issue", "dram" in seconds, before the overlap is taken off."""
-    parts = {"cpu": 0.0, "bus": 0.0, "issue": 0.0, "dram": 0.0}
+    """The same by place, before the overlap is taken off."""
+    parts = {"cpu": 0.0, "bus": 0.0, "issue": 0.0, "chain": 0.0, "dram": 0.0}
     for event, count in counters.items():
         cost = _BY_EVENT.get(event)
         if cost is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from gpuvm.lab.clock import add
@@ -51,7 +52,9 @@ def comparison(runs: Sequence[Run], times: str = "wall", baseline: str = "native
     times : str
         "wall" or "device": which time the phases are given in.
     """
-    table = Table(caption=_CAPTIONS[times], caption_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=_CAPTIONS[times], caption_justify="left"
+    )
     table.add_column("workload", no_wrap=True)
     table.add_column("mode", no_wrap=True)
     table.add_column("verified", no_wrap=True)

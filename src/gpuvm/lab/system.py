@@ -57,9 +57,7 @@ class LabMachine:
             (error,) = cuda.cuInit(0)
             if int(error) != 0:
                 cuda.close()
-                raise RuntimeError(
-                    f"{self.name}'s driver must find a working GPU, but cuInit gives {error.name}"
-                )
+                raise RuntimeError(f"{self.name} must find a working GPU, but cuInit gives {error.name}")
             self._cuda = cuda
 
     def shut_down(self) -> None:
