@@ -1,8 +1,9 @@
-"""What an envydis line says, as an `Instruction`: a reader of envydis's language that knows nothing of gpuvm's tables.
+"""What an envydis line says, as an `Instruction`: a reader of envydis's language that knows nothing of
+gpuvm's tables.
 
-envydis's own names and order are in its gf100 grammar; here each mnemonic is translated by hand. Only what is said is
-set: a modifier that the line does not mention must be neutral (see `NEUTRAL`). Register 63 and predicate 7 are written
-as the numbers 0 and 1, so a `Zero` stands for "RZ or the immediate 0".
+envydis's own names and order are in its gf100 grammar; here each mnemonic is translated by hand. Only what is
+said is set: a modifier that the line does not mention must be neutral (see `NEUTRAL`). Register 63 and
+predicate 7 are written as the numbers 0 and 1, so a `Zero` stands for "RZ or the immediate 0".
 """
 
 from __future__ import annotations
@@ -13,25 +14,88 @@ from dataclasses import dataclass
 from gpuvm.isa.instruction import Const, Imm, Instruction, Mem, Operand, Pred, Reg, Special, Target, Value
 
 NEUTRAL: dict[str, Value] = {
-    "rnd": "RN", "cmp": "", "bop": "AND", "bop0": "AND", "type": "S32", "atype": "S32", "btype": "S32", "dtype": "",
-    "stype": "", "scale": "", "range": "", "mode": "", "lanes": 15, "part": "B0", "cache": "", "size": "32", "op": "",
-    "test": "T", "merge": "", "asel": "", "bsel": "", "dmask": "", "shift": "", "lod": "", "mask": "NONE", "dim": "",
-    "ldu_size": "32", "offsets": "", "ign": 0, "at": "", "fmt": "",
-}  # fmt: skip
+    "rnd": "RN",
+    "cmp": "",
+    "bop": "AND",
+    "bop0": "AND",
+    "type": "S32",
+    "atype": "S32",
+    "btype": "S32",
+    "dtype": "",
+    "stype": "",
+    "scale": "",
+    "range": "",
+    "mode": "",
+    "lanes": 15,
+    "part": "B0",
+    "cache": "",
+    "size": "32",
+    "op": "",
+    "test": "T",
+    "merge": "",
+    "asel": "",
+    "bsel": "",
+    "dmask": "",
+    "shift": "",
+    "lod": "",
+    "mask": "NONE",
+    "dim": "",
+    "ldu_size": "32",
+    "offsets": "",
+    "ign": 0,
+    "at": "",
+    "fmt": "",
+}
 """What a modifier is where the line does not mention it; anything else is off."""
 
 UNSAID = {"ign", "top"}
-"""Modifiers that envydis does not show: the guard bits of operations that have no guard, and which short immediate."""
+"""Modifiers that envydis does not show: the guard bits of operations that have no guard, and which short
+immediate.
+"""
 
 NAMED_SPECIALS = {
-    "laneid": 0, "nphysid": 2, "physid": 3, **{f"pm{i}": 4 + i for i in range(8)}, "vtxcnt": 0x10, "invoc": 0x11,
-    "ydir": 0x12, "thread_kill": 0x13, "tid": 0x20, "tidx": 0x21, "tidy": 0x22, "tidz": 0x23, "launcharg": 0x24,
-    "ctaidx": 0x25, "ctaidy": 0x26, "ctaidz": 0x27, "ntid": 0x28, "ntidx": 0x29, "ntidy": 0x2A, "ntidz": 0x2B,
-    "gridid": 0x2C, "nctaidx": 0x2D, "nctaidy": 0x2E, "nctaidz": 0x2F, "swinbase": 0x30, "swinsz": 0x31,
-    "smemsz": 0x32, "smembanks": 0x33, "lwinbase": 0x34, "lwinsz": 0x35, "lpossz": 0x36, "lnegstart": 0x37,
-    "lanemask_eq": 0x38, "lanemask_lt": 0x39, "lanemask_le": 0x3A, "lanemask_gt": 0x3B, "lanemask_ge": 0x3C,
-    "trapstat": 0x40, "warperr": 0x42, "clock": 0x50, "clockhi": 0x51,
-}  # fmt: skip
+    "laneid": 0,
+    "nphysid": 2,
+    "physid": 3,
+    **{f"pm{i}": 4 + i for i in range(8)},
+    "vtxcnt": 0x10,
+    "invoc": 0x11,
+    "ydir": 0x12,
+    "thread_kill": 0x13,
+    "tid": 0x20,
+    "tidx": 0x21,
+    "tidy": 0x22,
+    "tidz": 0x23,
+    "launcharg": 0x24,
+    "ctaidx": 0x25,
+    "ctaidy": 0x26,
+    "ctaidz": 0x27,
+    "ntid": 0x28,
+    "ntidx": 0x29,
+    "ntidy": 0x2A,
+    "ntidz": 0x2B,
+    "gridid": 0x2C,
+    "nctaidx": 0x2D,
+    "nctaidy": 0x2E,
+    "nctaidz": 0x2F,
+    "swinbase": 0x30,
+    "swinsz": 0x31,
+    "smemsz": 0x32,
+    "smembanks": 0x33,
+    "lwinbase": 0x34,
+    "lwinsz": 0x35,
+    "lpossz": 0x36,
+    "lnegstart": 0x37,
+    "lanemask_eq": 0x38,
+    "lanemask_lt": 0x39,
+    "lanemask_le": 0x3A,
+    "lanemask_gt": 0x3B,
+    "lanemask_ge": 0x3C,
+    "trapstat": 0x40,
+    "warperr": 0x42,
+    "clock": 0x50,
+    "clockhi": 0x51,
+}
 
 
 @dataclass(frozen=True)
@@ -55,21 +119,58 @@ class Number:
 
 @dataclass(frozen=True)
 class Run:
-    """Registers that need not be consecutive in the text: `#:$r4:#:$r5`; how many, and the first one that is named."""
+    """Registers that need not be consecutive in the text: `#:$r4:#:$r5`; how many, and the first one that is
+    named.
+    """
 
     names: tuple[int | None, ...]
 
 
 Expected = Operand | Zero | Number | Run
 FLOAT_TESTS = {
-    "false": "F", "lt": "LT", "eq": "EQ", "le": "LE", "gt": "GT", "ne": "NE", "ge": "GE", "num": "NUM", "nan": "NAN",
-    "ltu": "LTU", "equ": "EQU", "leu": "LEU", "gtu": "GTU", "neu": "NEU", "geu": "GEU", "true": "T",
-}  # fmt: skip
+    "false": "F",
+    "lt": "LT",
+    "eq": "EQ",
+    "le": "LE",
+    "gt": "GT",
+    "ne": "NE",
+    "ge": "GE",
+    "num": "NUM",
+    "nan": "NAN",
+    "ltu": "LTU",
+    "equ": "EQU",
+    "leu": "LEU",
+    "gtu": "GTU",
+    "neu": "NEU",
+    "geu": "GEU",
+    "true": "T",
+}
 FLAG_TESTS = {
-    "never": "F", "l": "LT", "e": "EQ", "le": "LE", "g": "GT", "lg": "NE", "ge": "GE", "lge": "NUM", "u": "NAN",
-    "lu": "LTU", "eu": "EQU", "leu": "LEU", "gu": "GTU", "lgu": "NEU", "geu": "GEU", "true": "T", "no": "OFF",
-    "nc": "LO", "ns": "SFF", "na": "LS", "a": "HI", "s": "SFT", "c": "HS", "o": "OFT",
-}  # fmt: skip
+    "never": "F",
+    "l": "LT",
+    "e": "EQ",
+    "le": "LE",
+    "g": "GT",
+    "lg": "NE",
+    "ge": "GE",
+    "lge": "NUM",
+    "u": "NAN",
+    "lu": "LTU",
+    "eu": "EQU",
+    "leu": "LEU",
+    "gu": "GTU",
+    "lgu": "NEU",
+    "geu": "GEU",
+    "true": "T",
+    "no": "OFF",
+    "nc": "LO",
+    "ns": "SFF",
+    "na": "LS",
+    "a": "HI",
+    "s": "SFT",
+    "c": "HS",
+    "o": "OFT",
+}
 SIZES = {
     "u8": "U8",
     "s8": "S8",
@@ -264,7 +365,9 @@ def _combine(r: Reader) -> Pred:
 
 
 def _set(r: Reader, word: int, size: int, video: bool) -> tuple[str, list[Expected], list[Expected]]:
-    """`set`: of floats, integers, the condition code, predicates or video parts, into a register or predicates."""
+    """`set`: of floats, integers, the condition code, predicates or video parts, into a register or
+    predicates.
+    """
     left_out = not word >> 26 & 0x3F if size == 8 else word & 0x0601C000 == 0x0001C000
     r.flag("ftz")
     into_register = r.peek() in ("b32", "f32")
@@ -285,7 +388,8 @@ def _set(r: Reader, word: int, size: int, video: bool) -> tuple[str, list[Expect
         return f"CSET{suffix}", dst, [_combine(r)]
     if rest[0] in ("not", "0x1") or rest[0].startswith("$p"):
         first: list[Expected] = [r.pred()]
-        # Where the second predicate's six bits are 0 (`and $p0`) a long form leaves it out, so one operator is
+        # Where the second predicate's six bits are 0 (`and $p0`) a long form leaves it out, so one operator
+        # is
         # the second one; a short form leaves out `and $p7`.
         operators = [w for w in rest if w in ("and", "or", "xor")]
         if left_out:
@@ -402,8 +506,15 @@ def _video(r: Reader, op: str, lanes: str, size: int) -> tuple[str, list[Expecte
 
 def _texture(r: Reader, op: str) -> tuple[str, list[Expected], list[Expected]]:
     mods = r.mods
-    name = {"tex": "TEX", "texfetch": "TLD", "texgather": "TLD4", "texquerylod": "TMML", "texquery": "TXQ",
-            "texcsaa": "TEXCSAA", "texgrad": "TXD"}[op]  # fmt: skip
+    name = {
+        "tex": "TEX",
+        "texfetch": "TLD",
+        "texgather": "TLD4",
+        "texquerylod": "TMML",
+        "texquery": "TXQ",
+        "texcsaa": "TEXCSAA",
+        "texgrad": "TXD",
+    }[op]
     if r.peek() in ("t", "p"):
         mods["mode"] = r.next().upper()
     lods = {"lauto": "", "lzero": "LZ", "lbias": "LB", "llod": "LL", "lbiasa": "LBA", "lloda": "LLA"}
@@ -424,12 +535,26 @@ def _texture(r: Reader, op: str) -> tuple[str, list[Expected], list[Expected]]:
     run = r.run()
     mods["mask"] = "".join(c for c, n in zip("RGBA", run.names, strict=True) if n is not None)
     if name == "TXQ":
-        queries = {"tdims": "DIMENSION", "ttype": "TEXTURE_TYPE", "tsamplepos": "SAMPLE_POS", "sfilter": "FILTER",
-                   "slod": "LOD", "swrap": "WRAP", "sbcolor": "BORDER_COLOR"}  # fmt: skip
+        queries = {
+            "tdims": "DIMENSION",
+            "ttype": "TEXTURE_TYPE",
+            "tsamplepos": "SAMPLE_POS",
+            "sfilter": "FILTER",
+            "slod": "LOD",
+            "swrap": "WRAP",
+            "sbcolor": "BORDER_COLOR",
+        }
         r.among(queries, "query")
     elif name != "TEXCSAA":
-        shapes = {"t1d": "1D", "a1d": "ARRAY_1D", "t2d": "2D", "a2d": "ARRAY_2D", "t3d": "3D", "tcube": "CUBE",
-                  "acube": "ARRAY_CUBE"}  # fmt: skip
+        shapes = {
+            "t1d": "1D",
+            "a1d": "ARRAY_1D",
+            "t2d": "2D",
+            "a2d": "ARRAY_2D",
+            "t3d": "3D",
+            "tcube": "CUBE",
+            "acube": "ARRAY_CUBE",
+        }
         r.among(shapes, "dim")
     r.flag("ind")
     units: list[Expected] = []
@@ -506,10 +631,26 @@ def _surface(r: Reader, op: str) -> tuple[str, list[Expected], list[Expected]]:
 
 
 CONTROL = {
-    "joinat": "SSY", "prebrk": "PBK", "precont": "PCNT", "preret": "PRET", "prelongjmp": "PLONGJMP", "exit": "EXIT",
-    "longjmp": "LONGJMP", "ret": "RET", "discard": "KIL", "rtt": "RTT", "brk": "BRK", "cont": "CONT", "quadon": "SAM",
-    "quadpop": "RAM", "bra": "BRA", "call": "CAL", "bpt": "BPT", "nop": "NOP", "pmevent": "PMTRIG",
-}  # fmt: skip
+    "joinat": "SSY",
+    "prebrk": "PBK",
+    "precont": "PCNT",
+    "preret": "PRET",
+    "prelongjmp": "PLONGJMP",
+    "exit": "EXIT",
+    "longjmp": "LONGJMP",
+    "ret": "RET",
+    "discard": "KIL",
+    "rtt": "RTT",
+    "brk": "BRK",
+    "cont": "CONT",
+    "quadon": "SAM",
+    "quadpop": "RAM",
+    "bra": "BRA",
+    "call": "CAL",
+    "bpt": "BPT",
+    "nop": "NOP",
+    "pmevent": "PMTRIG",
+}
 
 
 def _control(r: Reader, op: str) -> tuple[str, list[Expected], list[Expected]]:
@@ -603,7 +744,8 @@ def _memory(r: Reader, op: str) -> tuple[str, list[Expected], list[Expected]]:
 
 
 def read(text: str, word: int, size: int) -> Reading:
-    """What an envydis line says; `word` only tells 32-bit immediates (class 2) from others, and guard from `never`.
+    """What an envydis line says; `word` only tells 32-bit immediates (class 2) from others, and guard from
+    `never`.
 
     Raises
     ------
@@ -709,8 +851,16 @@ def _dispatch(
         mods["op"] = {"presin": "SINCOS", "preex2": "EX2"}[op]
         r.need("f32")
         return "RRO", [r.reg()], [r.source()]
-    functions = {"cos": "COS", "sin": "SIN", "ex2": "EX2", "lg2": "LG2", "rcp": "RCP", "rsqrt": "RSQ",
-                 "rcp64h": "RCP64H", "rsqrt64h": "RSQ64H"}  # fmt: skip
+    functions = {
+        "cos": "COS",
+        "sin": "SIN",
+        "ex2": "EX2",
+        "lg2": "LG2",
+        "rcp": "RCP",
+        "rsqrt": "RSQ",
+        "rcp64h": "RCP64H",
+        "rsqrt64h": "RSQ64H",
+    }
     if op in functions:
         mods["op"] = functions[op]
         r.flag("sat")
@@ -796,8 +946,16 @@ def _dispatch(
     if op in ("ld", "ldu", "st"):
         return _memory(r, op)
     if op == "cctl":
-        actions = {"query1": "QRY1", "pf1": "PF1", "pf15": "PF1_5", "pf2": "PF2", "wb": "WB", "iv": "IV",
-                   "ivall": "IVALL", "rs": "RS"}  # fmt: skip
+        actions = {
+            "query1": "QRY1",
+            "pf1": "PF1",
+            "pf15": "PF1_5",
+            "pf2": "PF2",
+            "wb": "WB",
+            "iv": "IV",
+            "ivall": "IVALL",
+            "rs": "RS",
+        }
         r.among(actions, "op")
         r.among({"u": "U", "c": "C", "i": "I"}, "cache", must=False)
         dst = r.reg()
@@ -817,8 +975,14 @@ def _dispatch(
         return "IPA", [dst], [memory, r.reg(), r.reg() if size == 8 else Zero()]
     if op == "pixinfo":
         dst, lock = r.reg(), r.pred()
-        queries = {"samplecnt": "COUNT", "covmask": "COVMASK", "covered": "COVERED", "offset": "OFFSET",
-                   "cent_offset": "CENTROID_OFFSET", "sampleid": "MY_INDEX"}  # fmt: skip
+        queries = {
+            "samplecnt": "COUNT",
+            "covmask": "COVMASK",
+            "covered": "COVERED",
+            "offset": "OFFSET",
+            "cent_offset": "CENTROID_OFFSET",
+            "sampleid": "MY_INDEX",
+        }
         r.among(queries, "query")
         return "PIXLD", [dst, lock], [r.memory()]
     if op == "out":

@@ -69,8 +69,10 @@ def test_a_random_word_is_refused_or_explained_to_the_last_bit(word: int) -> Non
     try:
         instruction = decode_word(word, size, PC)
     except DecodeError as error:
-        assert error.word == word
-        assert error.pc == PC
+        refused = error
+        instruction = None
+    if instruction is None:
+        assert (refused.word, refused.pc) == (word, PC)
         return
     assert encode_word(instruction, PC) == word
 
@@ -91,7 +93,9 @@ def test_flipping_one_bit_changes_the_meaning_or_is_refused(row: int, bits: int,
 
 
 def test_known_words() -> None:
-    """Encodings that are common knowledge: the first instruction of every nvcc kernel, the last, and Mesa's short ones."""
+    """Encodings that are common knowledge: the first instruction of every nvcc kernel, the last, and Mesa's
+    short ones.
+    """
     assert decode_word(0x2800440400005DE4, 8) == Instruction(
         "MOV", (Reg(1),), (Const(1, 0x100),), {"lanes": 15, "top": False}, word=0x2800440400005DE4
     )
@@ -199,6 +203,6 @@ def test_decoding_keeps_a_bounded_number_of_modifier_views() -> None:
         if row.name == "VADD4" and row.size == 8:
             for bits in range(1 << 14):
                 decoded(row, bits * 0x9E3779B97F4A7C15)
-            assert len(row.cache) <= 1024
+            assert len(row.cache) <= 64
             return
     raise AssertionError("VADD4 has no row")

@@ -1,4 +1,6 @@
-"""The tables against envydis, which this project did not write: operation, operands, modifiers and guard must agree."""
+"""The tables against envydis, which this project did not write: operation, operands, modifiers and guard must
+agree.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ DATA = fermi_data()
 needs_data = pytest.mark.skipif(DATA is None, reason="shared/data/fermi is not beside the repository")
 
 REFUSED = {
-    "bar arrive": "an arrival at a barrier with destinations or a predicate: envydis prints the fields that the word"
+    "bar arrive": "an arrival at a barrier with destinations or a predicate: envydis prints the fields"
+    " that the word"
     " has, but nobody has seen a compiler fill them and what they would do is not known",
 }
 """Words that envydis reads and the decoder refuses, with the reason."""

@@ -1,6 +1,8 @@
-"""The tables against NVIDIA's own tools: sm_20 cubins made by nvcc and listings made by cuobjdump, where they are present.
+"""The tables against NVIDIA's own tools: sm_20 cubins made by nvcc and listings made by cuobjdump, where they
+are present.
 
-The files are not part of the repository: put `*.cubin` and cuobjdump listings (`*.isa`) under `shared/data/fermi/nvcc`.
+The files are not part of the repository: put `*.cubin` and cuobjdump listings (`*.isa`) under
+`shared/data/fermi/nvcc`.
 """
 
 from __future__ import annotations
@@ -24,17 +26,21 @@ needs_data = pytest.mark.skipif(
 )
 
 DIFFERENCES = {
-    "immediate": "cuobjdump prints the 20 raw bits of an immediate, we the value that the operation sees; it prints 32-bit"
+    "immediate": "cuobjdump prints the 20 raw bits of an immediate, we the value that the operation sees;"
+    " it prints 32-bit"
     " ones signed, we as a pattern",
-    "wrap": "one release of cuobjdump prints .W where the shift's wrap bit is 0 (the source says vshl.clamp there), another"
+    "wrap": "one release of cuobjdump prints .W where the shift's wrap bit is 0 (the source says"
+    " vshl.clamp there), another"
     " the other way round",
     "product": "cuobjdump writes the sign of a product on the second factor, we on the first",
     "predicates": "cuobjdump 4 writes the three sources of PSET and PSETP from the last to the first",
     "barrier": "cuobjdump 4 calls a whole-block barrier BAR.RED.POPC RZ, RZ; we BAR.SYNC, as later ones do",
     "texture": "cuobjdump's texture operands are in an order of their own",
     "zero offset": "cuobjdump writes the offset 0 of an indexed branch",
-    "part": "cuobjdump says a video operand's part by the width in its type, and only a part other than the lowest on it",
-    "merge": "for a video operation with an immediate cuobjdump reads a part selector out of the immediate's bits",
+    "part": "cuobjdump says a video operand's part by the width in its type, and only a part other than"
+    " the lowest on it",
+    "merge": "for a video operation with an immediate cuobjdump reads a part selector out of the"
+    " immediate's bits",
 }
 """Why a text may differ from NVIDIA's, by kind."""
 

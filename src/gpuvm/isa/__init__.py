@@ -1,1 +1,3 @@
-"""Fermi (sm_20) machine code: one set of tables, and the decoder, encoder, assembler and disassembler that read them."""
+"""Fermi (sm_20) machine code: one set of tables, and the decoder, encoder, assembler and disassembler that
+read them.
+"""

@@ -1,8 +1,8 @@
 """Assembly text in cuobjdump's style -> machine code: the inverse of the disassembler, with labels.
 
-A statement is `[label:] [@[!]P0] NAME.MODS operands;`. `//` and `/* */` are comments, so listings of the disassembler
-(and of NVIDIA's tools, whose offsets and words stand in comments) assemble as they are. Where an address stands as a
-number it is a byte offset, as in the listing.
+A statement is `[label:] [@[!]P0] NAME.MODS operands;`. `//` and `/* */` are comments, so listings of the
+disassembler (and of NVIDIA's tools, whose offsets and words stand in comments) assemble as they are. Where an
+address stands as a number it is a byte offset, as in the listing.
 """
 
 from __future__ import annotations
@@ -299,7 +299,7 @@ class _Mismatch(Exception):
 
 
 def _spellings(mod: Mod) -> list[tuple[Value, list[str]]]:
-    """What can stand for a modifier, longest text first; nothing at all where that is how the value is written."""
+    """What can stand for a modifier, longest text first; an empty text where a value is not written."""
     texts = [(value, [part for part in mod.spelled(value).split(".") if part]) for value in mod.codes]
     return sorted(texts, key=lambda item: -len(item[1]))
 

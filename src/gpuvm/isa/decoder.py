@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _GUARDS = [Pred(i & 7, bool(i & 8)) for i in range(16)]
 _ALWAYS = Pred(PT)
-_CACHED_MODS = 1024
+_CACHED_MODS = 64
 """Distinct modifier settings that a row remembers; code from outside must not grow memory without bound."""
 
 

@@ -1,7 +1,8 @@
-"""`Instruction` -> text in the style of NVIDIA's cuobjdump for sm_20; the assembler reads it back to the same word.
+"""`Instruction` -> text in the style of NVIDIA's cuobjdump for sm_20; the assembler reads it back to the same
+word.
 
-Immediates are spelled in hexadecimal as the operation sees them, addresses as byte offsets, and a 4-byte form carries
-the suffix `.SHORT` (NVIDIA's tools never show one).
+Immediates are spelled in hexadecimal as the operation sees them, addresses as byte offsets, and a 4-byte form
+carries the suffix `.SHORT` (NVIDIA's tools never show one).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def _suffixes(mods: tuple[Mod, ...], values: dict[str, Value]) -> list[str]:
 
 
 def format_instruction(instruction: Instruction, pc: int = 0) -> str:
-    """Assembly text of one instruction with its closing semicolon, such as `@!P0 FADD.FTZ R1, -R2, c[0x0][0x20];`.
+    """Assembly text of one instruction with its closing semicolon, such as `@!P0 FADD.FTZ R1, -R2,
+    c[0x0][0x20];`.
 
     `pc` is not needed for the text, targets are absolute; it is accepted so that all formatters look alike.
     """

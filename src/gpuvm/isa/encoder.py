@@ -74,7 +74,7 @@ def _encode_row(row: Row, instruction: Instruction, pc: int) -> int:
 
 
 PRODUCTS = frozenset(("FMUL", "FFMA", "FFMA32I", "DMUL", "DFMA", "IMAD", "IMAD32I"))
-"""Operations whose one negation bit is that of a product: it stands on the first factor, either may say it."""
+"""Operations whose one negation bit is a product's: it stands on the first factor, either may say it."""
 
 
 def _product(instruction: Instruction) -> Instruction:
@@ -88,7 +88,8 @@ def _product(instruction: Instruction) -> Instruction:
 def encode_word(instruction: Instruction, pc: int = 0) -> int:
     """Word of `instruction`, of `instruction.size` bytes, at byte offset `pc`.
 
-    Modifiers that the instruction does not name have their defaults. The short form is used only if `size` is 4.
+    Modifiers that the instruction does not name have their defaults. The short form is used only
+    if `size` is 4.
 
     Raises
     ------

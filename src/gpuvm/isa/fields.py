@@ -1,6 +1,7 @@
 """Fields of an instruction word: where an operand or a modifier sits and how its bits are read and written.
 
-A row of the tables (`rows.py`) is made of these; decoder, encoder and the text side know no other bit positions.
+A row of the tables (`rows.py`) is made of these; decoder, encoder and the text side know no other bit
+positions.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from gpuvm.isa.spelling import spell_operand
 
 
 class Bits:
-    """Bit positions of one number, low part first: `Bits((26, 17), (55, 3))` is 17 bits at 26, then 3 at 55."""
+    """Bit positions of one number, low part first: `Bits((26, 17), (55, 3))` is 17 at 26, then 3 at 55."""
 
     __slots__ = ("mask", "parts", "width")
 
@@ -78,7 +79,9 @@ class Field:
 
 
 class Modified(Field):
-    """Part common to operands whose value can be negated, made absolute or inverted by a bit each (-1: no such bit)."""
+    """Part common to operands whose value can be negated, made absolute or inverted by a bit each (-1: no
+    such bit).
+    """
 
     def __init__(self, neg: int, abs_: int, inv: int) -> None:
         self.neg, self.abs, self.inv = neg, abs_, inv
@@ -139,7 +142,8 @@ class RegField(Modified):
             raise FieldError(f"a register's index must be 0 to 63, got {operand.index}")
         if operand.count != self.count:
             raise FieldError(
-                f"{self.count} consecutive register(s) must stand here, got {operand.count} from R{operand.index}"
+                f"{self.count} consecutive register(s) must stand here, got {operand.count} from"
+                f" R{operand.index}"
             )
         return operand.index << self.low | self.write_flags(operand)
 
@@ -171,7 +175,7 @@ class CountedField(Field):
 
 
 class PairedField(Field):
-    """A source that has to be the destination's register (`FFMA32I`): owns no bits of its own but a negation."""
+    """A source that has to be the destination's register (`FFMA32I`): owns no bits but a negation."""
 
     kind = "same"
 
@@ -269,7 +273,8 @@ class ConstField(Modified):
         limit = self.unit << self.offset.width
         if not 0 <= operand.offset < limit or operand.offset % self.unit:
             raise FieldError(
-                f"a constant's offset must be a multiple of {self.unit} below {limit:#x}, got {operand.offset:#x}"
+                f"a constant's offset must be a multiple of {self.unit} below {limit:#x}, got"
+                f" {operand.offset:#x}"
             )
         word = self.offset.put(operand.offset // self.unit) | self.write_flags(operand)
         if isinstance(self.bank, int):
@@ -338,7 +343,8 @@ class ImmField(Modified):
 
 
 class MemField(Field):
-    """Memory address: register (count 2 where addresses have 64 bits) plus signed offset in units of `unit` bytes.
+    """Memory address: register (count 2 where addresses have 64 bits) plus signed offset in units of `unit`
+    bytes.
 
     `low` is the base register's place, -1 for an address without a register. `bank` counts for space "const".
     """
@@ -397,7 +403,8 @@ class MemField(Field):
             )
             if operand.offset % self.unit or not low <= operand.offset // self.unit <= high:
                 raise FieldError(
-                    f"the offset must be a multiple of {self.unit} from {low * self.unit:#x} to {high * self.unit:#x},"
+                    f"the offset must be a multiple of {self.unit},"
+                    f" {low * self.unit:#x} to {high * self.unit:#x},"
                     f" got {operand.offset:#x}"
                 )
             word |= self.offset.put(operand.offset // self.unit)
@@ -458,7 +465,8 @@ class TargetField(Field):
         reach = 1 << (self.bits.width - 1)
         if distance % self.unit or not -reach <= distance // self.unit < reach:
             raise FieldError(
-                f"the target must be a multiple of {self.unit} within {reach * self.unit:#x} bytes, got a distance of {distance}"
+                f"the target must be a multiple of {self.unit} within {reach * self.unit:#x} bytes,"
+                f" got a distance of {distance}"
             )
         return self.bits.put(distance // self.unit)
 
@@ -477,8 +485,9 @@ class Mod:
     default : Value
         What the encoder and the text assume when nothing is said.
     place : str
-        "suffix" (".FTZ" on the mnemonic), "pair" (a suffix that is shown with its neighbour pair or not at all), "dst",
-        "src0" or "src1" (on that operand, "R0.CC", "R1.B2"), "operand" ("CC.NE" before the operands), "hidden" (implied).
+        "suffix" (".FTZ" on the mnemonic), "pair" (a suffix that is shown with its neighbour pair or not at
+        all), "dst", "src0" or "src1" (on that operand, "R0.CC", "R1.B2"), "operand" ("CC.NE" before the
+        operands), "hidden" (implied).
     texts : dict
         Text of values that are not spelled as themselves; "" = not shown.
     """
@@ -542,7 +551,8 @@ def choice(
     place: str = "suffix",
     texts: dict[Value, str] | None = None,
 ) -> Mod:
-    """Modifier with named values; `values` is one word a code, "-" for a reserved code and "~" for the empty name.
+    """Modifier with named values; `values` is one word a code, "-" for a reserved code and "~" for the empty
+    name.
 
     `show`: the default is spelled too.
     """

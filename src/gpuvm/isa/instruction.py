@@ -1,5 +1,5 @@
-"""What one Fermi instruction means once decoded: operation, operands, modifiers, guard. The common currency of
-decoder, encoder, assembler, disassembler, compiler and executor. Knows no device and no bit positions.
+"""What one Fermi instruction means once decoded: operation, operands, modifiers, guard. The common currency
+of decoder, encoder, assembler, disassembler, compiler and executor. Knows no device and no bit positions.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Imm:
 class Mem:
     """An address: base register (`RZ` for none; `count` 2 = 64-bit pair) plus signed byte offset.
 
-    `space` is "global", "local", "shared", "const" (then `bank` counts) or "generic". On Fermi LD, ST, ATOM and RED are generic.
+    `space` is "generic" (LD, ST, ATOM, RED: the windows decide), "local", "shared", "const" (then `bank` counts),
+    or, of operations that are decoded only, "attribute", "patch", "pixel" or "image".
     """
 
     space: str
@@ -83,7 +84,7 @@ class Special:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A branch target: byte offset relative to the code segment's base (already added to the pc for relative forms)."""
+    """A branch target: byte offset from the code segment's base (relative forms: already added to the pc)."""
 
     offset: int
 
@@ -103,7 +104,7 @@ class Instruction:
     dst, src : tuple of Operand
         Destinations and sources in assembler order. A store's data is the last source.
     mods : mapping
-        Every modifier field of the table row, always present, also at its default: {"rnd": "RN", "ftz": False, ...}.
+        Every modifier of the operation, once decoded also at its default: {"rnd": "RN", "ftz": False, ...}.
     guard : Pred
         The instruction acts in a thread only where this holds.
     sync : bool

@@ -6,18 +6,19 @@ INTRODUCTION = """# Fermi (sm_20) machine code
 
 Generated from the tables of `gpuvm.isa` by `python -m gpuvm.isa.reference`; do not edit.
 
-How to read an operation: `(destinations) <- (sources)`. `R` register, `R:2` two consecutive registers (`Reg.count`), `P`
-predicate, `c[b]` constant, `imm s20` signed 20-bit immediate (`<<12`: its value's low 12 bits are zero), `dst` the
-destination's own register. In brackets what the operand may carry: `-` negation, `|` absolute value, `~` bitwise not,
-`!` inversion. Where a position lists several kinds, at most one source is a constant or an immediate; of three sources
-(b, c) is (R, R), (c[b], R), (imm, R) or (R, c[b]).
+How to read an operation: `(destinations) <- (sources)`. `R` register, `R:2` two consecutive registers
+(`Reg.count`), `P` predicate, `c[b]` constant, `imm s20` signed 20-bit immediate (`<<12`: its value's low 12
+bits are zero), `dst` the destination's own register. In brackets what the operand may carry: `-` negation,
+`|` absolute value, `~` bitwise not, `!` inversion. Where a position lists several kinds, at most one source
+is a constant or an immediate; of three sources (b, c) is (R, R), (c[b], R), (imm, R) or (R, c[b]).
 
-Every decoded instruction carries all mods of its operation. One that is built for the encoder names only those that differ
-from the default. Everywhere: `cc` writes the condition code, `x` adds its carry, `ftz` flushes denormals (sources and
-result), `rnd` is the rounding, `sat` clamps a float to [0, 1] or an integer to its range, `type`/`atype`/`btype`
-signedness, `bop` joins a comparison with the predicate that is the last source, `test` is the condition-code test of
-control operations (text `CC.NE`), `e` means 64-bit addresses (`Mem.base.count` 2). `cmp` has a bit each for less (1), equal
-(2), greater (4) and unordered (8), which never holds for integers. Sixteen-bit parts in `part` are `B0` and `B2`.
+Every decoded instruction carries all mods of its operation. One that is built for the encoder names only
+those that differ from the default. Everywhere: `cc` writes the condition code, `x` adds its carry, `ftz`
+flushes denormals (sources and result), `rnd` is the rounding, `sat` clamps a float to [0, 1] or an integer to
+its range, `type`/`atype`/`btype` signedness, `bop` joins a comparison with the predicate that is the last
+source, `test` is the condition-code test of control operations (text `CC.NE`), `e` means 64-bit addresses
+(`Mem.base.count` 2). `cmp` has a bit each for less (1), equal (2), greater (4) and unordered (8), which never
+holds for integers. Sixteen-bit parts in `part` are `B0` and `B2`.
 """
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -129,7 +130,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 NOTES: dict[str, str] = {
     "FADD": "d = a + b.",
     "FADD32I": "d = a + imm.",
-    "FMUL": "d = a * b; negation of a is that of the product; `scale` divides (D) or multiplies (M) the exact product by 2, 4, 8.",
+    "FMUL": "d = a * b; negation of a is that of the product; `scale` divides (D) or multiplies (M) the"
+    " exact product by 2, 4, 8.",
     "FMUL32I": "d = a * imm.",
     "FFMA": "d = a * b + c, rounded once; negation of a is that of the product. `fmz`: 0 * anything is 0.",
     "FFMA32I": "d = a * imm + d.",
@@ -137,7 +139,8 @@ NOTES: dict[str, str] = {
     "FSET": "d = ((a cmp b) bop pred) as a mask (-1 / 0), or 1.0f / 0 with `bf`.",
     "FSETP": "p = (a cmp b) bop pred; q = !(a cmp b) bop pred.",
     "FCMP": "d = (c cmp 0.0) ? a : b, bits unchanged.",
-    "MUFU": "d = function(a); SIN, COS, EX2 want RRO's form of the argument. RCP64H, RSQ64H work on a double's high word.",
+    "MUFU": "d = function(a); SIN, COS, EX2 want RRO's form of the argument. RCP64H, RSQ64H work on a"
+    " double's high word.",
     "RRO": "Range reduction for MUFU: SINCOS or EX2.",
     "FSWZADD": "Within each quad: d = op<lane>(a of the lane that `lane` names, b).",
     "DADD": "d = a + b.",
@@ -150,21 +153,27 @@ NOTES: dict[str, str] = {
     "IADD32I": "As IADD.",
     "IMUL": "d = low or (`hi`) high word of a * b; signedness of each factor.",
     "IMUL32I": "As IMUL.",
-    "IMAD": "d = low or (`hi`) high word of a * b, plus c (+ carry); negation of a is that of the product; `po` adds 1.",
+    "IMAD": "d = low or (`hi`) high word of a * b, plus c (+ carry); negation of a is that of the product;"
+    " `po` adds 1.",
     "IMAD32I": "d = a * imm + d.",
-    "ISCADD": "d = (a << shift) + b; the last source is the shift, 0 to 31; at most one of a, b is negated; `po` adds 1.",
+    "ISCADD": "d = (a << shift) + b; the last source is the shift, 0 to 31; at most one of a, b is"
+    " negated; `po` adds 1.",
     "ISCADD32I": "d = (a << shift) + imm.",
     "ISAD": "d = |a - b| + c.",
-    "IMNMX": "d = pred ? min(a, b) : max(a, b). `range` XLO, XMED, XHI: pieces of a wider comparison through the condition code.",
+    "IMNMX": "d = pred ? min(a, b) : max(a, b). `range` XLO, XMED, XHI: pieces of a wider comparison"
+    " through the condition code.",
     "ISET": "As FSET; `x` continues a wider comparison through the carry.",
     "ISETP": "As FSETP; `x` continues a wider comparison through the carry.",
     "ICMP": "d = (c cmp 0) ? a : b.",
-    "BFE": "Bit field of a: b bits 0-7 position, 8-15 length; sign-extended for S32; `brev` reverses a first.",
+    "BFE": "Bit field of a: b bits 0-7 position, 8-15 length; sign-extended for S32; `brev` reverses a"
+    " first.",
     "BFI": "c with the low bits of a inserted; b bits 0-7 position, 8-15 length.",
-    "FLO": "Number of the highest set bit (U32) or highest bit that differs from the sign (S32), -1 if none; `sh`: 31 - that.",
+    "FLO": "Number of the highest set bit (U32) or highest bit that differs from the sign (S32), -1 if"
+    " none; `sh`: 31 - that.",
     "POPC": "d = number of ones in a & b.",
     "SHL": "d = a << b; shift amounts above 31 give 0, or with `w` count modulo 32.",
-    "SHR": "d = a >> b; shift amounts above 31 act as 32, or with `w` count modulo 32; `brev` reverses a first.",
+    "SHR": "d = a >> b; shift amounts above 31 act as 32, or with `w` count modulo 32; `brev` reverses a"
+    " first.",
     "LOP": "d = a op b; PASS_B: b.",
     "LOP32I": "d = a op imm.",
     "PRMT": "Byte permutation of (a, c) by b's selector nibbles, or by `mode`.",
@@ -176,7 +185,8 @@ NOTES: dict[str, str] = {
     "MOV32I": "d = imm.",
     "SEL": "d = pred ? a : b.",
     "S2R": "d = special register.",
-    "P2R": "d = (a & ~mask) | (predicates and condition code & mask); P0-P6 bits 0-6, condition code 12-15; `hi`: high half.",
+    "P2R": "d = (a & ~mask) | (predicates and condition code & mask); P0-P6 bits 0-6, condition code"
+    " 12-15; `hi`: high half.",
     "R2P": "Predicates and condition code from a where the mask has ones.",
     "PSET": "d = (p bop0 q) bop r as a mask, or 1.0f / 0 with `bf`.",
     "PSETP": "p = (a bop0 b) bop c; q = !(a bop0 b) bop c.",
@@ -193,7 +203,8 @@ NOTES: dict[str, str] = {
     "ST": "Store, generic.",
     "STL": "Store to local memory.",
     "STS": "Store to shared memory.",
-    "ATOM": "d = old value; memory = op(old, data). CAS has compare and new value as data. EXCH and CAS: U32 or U64.",
+    "ATOM": "d = old value; memory = op(old, data). CAS has compare and new value as data. EXCH and CAS:"
+    " U32 or U64.",
     "RED": "memory = op(memory, data).",
     "LDLK": "Load from global memory and lock; p tells whether the lock was taken.",
     "STUL": "Store to global memory and unlock.",
@@ -219,12 +230,42 @@ NOTES: dict[str, str] = {
     "LONGJMP": "Go to the long-jump target.",
     "EXIT": "End the thread.",
     "KIL": "Discard the fragment.",
-    "BAR": "Barrier: sources are its number and the count of threads (0: all of the block). RED also reduces a predicate: d ="
-    " count, p = AND or OR.",
+    "BAR": "Barrier: sources are its number and the count of threads (0, also as RZ: all of the block). RED also"
+    " reduces a predicate: d = count, p = AND or OR.",
     "NOP": "Nothing (with .S: reconvergence).",
     "PMTRIG": "Performance monitor trigger.",
     "BPT": "Breakpoint or trap.",
     "RTT": "Return from the trap handler.",
     "SAM": "Set active mask: all lanes of each quad.",
     "RAM": "Restore active mask.",
+    "LD_LDU": "LD and LDU in one word.",
+    "LDS_LDU": "LDS and LDU in one word.",
+    "VADD": "d = merge(a + b, c) of the chosen parts; signs and `po` as in IADD.",
+    "VMNMX": "d = merge(min or, with `mx`, max of the chosen parts, c).",
+    "VABSDIFF": "d = merge(|a - b|, c) of the chosen parts.",
+    "VSET": "d = merge(a cmp b, c) of the chosen parts.",
+    "VSETP": "As ISETP on the chosen parts.",
+    "VSHL": "d = merge(a << b, c); `w` as in SHL.",
+    "VSHR": "d = merge(a >> b, c); `w` as in SHR.",
+    "VMAD": "d = (a * b + c) >> shift of the chosen parts; signs and `po` as in IMAD. The short form has no c.",
+    "VAVRG2": "Averages of halves.",
+    "VAVRG4": "Averages of bytes.",
+    "TEX": "Texture: sources are coordinates, further arguments, texture and sampler number.",
+    "TLD": "Texel fetch.",
+    "TLD4": "Four texels of one channel.",
+    "TMML": "Level of detail that TEX would use.",
+    "TXQ": "Texture query.",
+    "TXD": "Texture with explicit derivatives.",
+    "TEXCSAA": "Coverage sample query.",
+    "SULD": "Surface load.",
+    "SUST": "Surface store, of bytes (B) or formatted (P).",
+    "SURED": "Surface reduction.",
+    "SULEA": "Surface address.",
+    "SUQ": "Surface query.",
+    "IPA": "Interpolate an attribute.",
+    "ALD": "Load attributes.",
+    "AST": "Store attributes.",
+    "VILD": "Vertex index load.",
+    "PIXLD": "Fragment information.",
+    "OUT": "Emit or cut a primitive.",
 }

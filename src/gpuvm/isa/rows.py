@@ -1,8 +1,9 @@
 """A row of the instruction tables: one form of one operation, and the helpers that declare rows.
 
-Bits of a long (8-byte) word, common to all rows: 0-2 class, 3 zero (set = 4-byte word), 4 ".S", 10-12 guard predicate,
-13 guard inverted, 14-19 destination, 20-25 first source, 26-31 second source, 46-47 which form the second and third
-source have, 49-54 third source, 58-63 opcode. (envytools' gf100 ISA notes and Mesa's nvc0 emitter agree on these.)
+Bits of a long (8-byte) word, common to all rows: 0-2 class, 3 zero (set = 4-byte word), 4 ".S", 10-12 guard
+predicate, 13 guard inverted, 14-19 destination, 20-25 first source, 26-31 second source, 46-47 which form the
+second and third source have, 49-54 third source, 58-63 opcode. (envytools' gf100 ISA notes and Mesa's nvc0
+emitter agree on these.)
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Row:
     size : int
         4 or 8 bytes.
     match, mask : int
-        A word is of this row when `word & mask == match`. Bits that no field owns are in the mask, as zeros or as opcode.
+        A word is of this row when `word & mask == match`. Bits that no field owns are in the mask, as zeros
+        or as opcode.
     dst, src : tuple of Field
         Operand fields.
     mods : tuple of Mod
@@ -266,7 +268,9 @@ def _immediate(kind: str, neg: int, abs_: int, inv: int) -> ImmField:
 
 
 def form_b(kind: str, *, neg: int = -1, abs_: int = -1, inv: int = -1) -> list[Form]:
-    """Second source: register, constant or 20-bit immediate ("int", "float", "double"; "long": no constant form)."""
+    """Second source: register, constant or 20-bit immediate ("int", "float", "double"; "long": no constant
+    form).
+    """
     count = 2 if kind in ("double", "long") else 1
     forms = [
         Form(0, 3 << FORM, (RegField(SRC2, count, neg, abs_, inv),)),

@@ -1,4 +1,4 @@
-"""Names of the special registers that S2R reads, by number (rnndb and Mesa's nvc0 back end give the numbers)."""
+"""Names of the special registers that S2R reads, by number (envytools and Mesa give the numbers)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SPECIAL_REGISTERS: dict[int, str] = {
     0x50: "SR_CLOCKLO",
     0x51: "SR_CLOCKHI",
 }
-"""Number -> name. A number without an entry has no known meaning; it is spelled SR<number> and reads nothing known."""
+"""Number -> name. A number without an entry has no known meaning and is spelled SR<number>."""
 
 SPECIAL_NUMBERS: dict[str, int] = {name: number for number, name in SPECIAL_REGISTERS.items()}
 

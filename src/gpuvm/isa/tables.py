@@ -23,7 +23,8 @@ _NO_MODS: dict[str, Mod] = {}
 def _complete(rows: Iterable[Row]) -> tuple[Row, ...]:
     """Give every row of an operation all of its modifiers, in the order of the row that declares most.
 
-    A form without a field for one has it fixed at its default, so that a reader never asks whether it is there.
+    A form without a field for one has it fixed at its default, so that a reader never asks whether it is
+    there.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:

@@ -149,7 +149,7 @@ def _double() -> list[Row]:
 
 
 def _convert() -> list[Row]:
-    """F2F, F2I, I2F, I2I: type codes 0 8-bit, 1 16-bit, 2 32-bit, 3 64-bit; bit 7 signed result, bit 9 signed source."""
+    """F2F, F2I, I2F, I2I: type codes 0 to 3 are 8 to 64 bits; bit 7 signed result, bit 9 signed source."""
     rows: list[Row] = []
     floats = {"F16": 1, "F32": 2, "F64": 3}
     integers = {

@@ -1,4 +1,4 @@
-"""Rows of texture, surface, attribute and other graphics operations, and the dual loads. Decoded, not executed."""
+"""Rows of texture, surface, attribute and dual-load operations: decoded, not executed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def _texture() -> list[Row]:
     shapes: dict[int, int] = {0: 1, 1: 2, 2: 2, 3: 3, 4: 3, 6: 3, 7: 4}
 
     def coordinates(code: int) -> int | None:
-        """Registers of the coordinates; code = indirect bit, shape above it. An array's layer shares the indirect's."""
+        """Registers of the coordinates; code = indirect bit, shape above it.
+
+        An array's layer and an indirect texture share a register.
+        """
         size = shapes.get(code >> 1)
         if size is None:
             return None
@@ -70,7 +73,7 @@ def _texture() -> list[Row]:
 
     lod = choice("lod", at(57, 3), "~ LZ LB LL - - LBA LLA", show=False)
     units = [texture, sampler]
-    rows = [
+    return [
         *op(
             "TEX",
             0x8000000000000006,
@@ -162,7 +165,6 @@ def _texture() -> list[Row]:
             [mode, aoffi, live, indirect, shape, mask],
         ),
     ]
-    return rows
 
 
 def _surfaces() -> list[Row]:

@@ -1,4 +1,4 @@
-"""Rows of integer arithmetic, comparison, bit fields, logic, shifts, moves and predicate logic (long words)."""
+"""Rows of integer arithmetic, comparison, bit fields, logic, shifts, moves and predicates (long words)."""
 
 from __future__ import annotations
 

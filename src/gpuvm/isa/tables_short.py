@@ -1,7 +1,7 @@
 """Rows of the 4-byte words: the same operations with fewer operands and modifiers.
 
-Bits of a short word: 0-2 and 4 up with 3 set the opcode, 10-13 the guard (unless a third register stands at 8), 14-19
-destination, 20-25 first and 26-31 second source. Constants come from banks 0, 1 and 16.
+Bits of a short word: 0-2 and 4 up with 3 set the opcode, 10-13 the guard (unless a third register stands at
+8), 14-19 destination, 20-25 first and 26-31 second source. Constants come from banks 0, 1 and 16.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def _type(name: str, bit: int, width: int) -> Mod:
 
 
 def _kinds(lanes: int) -> tuple[int, list[tuple[Form, list[Mod]]], list[Mod]]:
-    """(element bits, second source's forms with their part selectors, result modifiers) of 1, 2 or 4 lanes."""
+    """(element bits, second source's forms with part selectors, result modifiers) of 1, 2 or 4 lanes."""
     if lanes == 1:
         a = _part("asel", at(44, 3), _SCALAR_PARTS, "src0")
         whole = fixed("bsel", "", place="src1")
