@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from gpuvm.gpu import pmc as pmc_bits
 from gpuvm.gpu.apertures import PRAMIN_BASE, PRAMIN_SIZE, BarAperture, Pramin
@@ -15,6 +14,7 @@ from gpuvm.gpu.classes.method import ClassObject, DataError
 from gpuvm.gpu.counters import Counters
 from gpuvm.gpu.ctxctl import Ctxctl, Gpccs
 from gpuvm.gpu.engine import Engine
+from gpuvm.gpu.guard import Guard
 from gpuvm.gpu.mmu import Mmu
 from gpuvm.gpu.paging import MmuFault
 from gpuvm.gpu.pbus import Pbus
@@ -43,7 +43,11 @@ BAR1 = Bar(1, 128 << 20, is_64bit=True, prefetchable=True)
 BAR3 = Bar(3, 64 << 20, is_64bit=True, prefetchable=True)
 
 PCI_MIRROR, PCI_MIRROR_SIZE = 0x88000, 0x1000
-MSI_REARM = 0x88704
+MSI_REARM = 0x704
+"""Offset in the PCI mirror."""
+
+BAR0_SIZE, BAR1_SIZE, BAR3_SIZE = REGISTERS.size, BAR1.size, BAR3.size
+PRAMIN_END = PRAMIN_BASE + PRAMIN_SIZE
 
 _MASKS = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: 0xFFFFFFFF_FFFFFFFF}
 
@@ -92,10 +96,8 @@ class Gf100:
         self._executor = executor
         self._own_executor: Executor | None = None
         self._error_listeners: list[ErrorListener] = []
-        self._lock = threading.RLock()
-        self._depth = 0
+        self._guard = Guard(self._collect)
         self._sink: InterruptSink | None = None
-        self._interrupt_dirty = False
         self._rearm = False
         self._asserted = False
         self._level = False
@@ -144,6 +146,8 @@ class Gf100:
         )
         for engine in self.engines:
             engine.place()
+        self.registers.window(PCI_MIRROR, PCI_MIRROR_SIZE, "PPCI", self._mirror_read, self._mirror_write32)
+        self.registers.window(PROM_BASE, PROM_SIZE, "PROM", self._prom_read, None)
         self.registers.freeze()
         self._pmc_enable = self.pmc.at("PMC", "ENABLE")
 
@@ -197,7 +201,7 @@ class Gf100:
     def _write_part(self, bar: int, offset: int, size: int, value: int) -> None:
         """A write of less than a word: memory keeps the other bytes, the PCI mirror takes it as it is."""
         if bar == 0 and PCI_MIRROR <= offset < PCI_MIRROR + PCI_MIRROR_SIZE:
-            self._mirror_write(offset, size, value)
+            self._mirror_write(offset - PCI_MIRROR, size, value)
             return
         for at in range(size):
             shift = 8 * (offset + at & 3)
@@ -207,39 +211,38 @@ class Gf100:
 
     def _read32(self, bar: int, offset: int) -> int:
         if bar == 0:
-            if PRAMIN_BASE <= offset < PRAMIN_BASE + PRAMIN_SIZE:
+            if PRAMIN_BASE <= offset < PRAMIN_END:
                 return self.pramin.read32(offset - PRAMIN_BASE)
-            if PCI_MIRROR <= offset < PCI_MIRROR + PCI_MIRROR_SIZE:
-                return self.config.read(offset - PCI_MIRROR, 4) if offset < PCI_MIRROR + 256 else 0
-            if PROM_BASE <= offset < PROM_BASE + PROM_SIZE:
-                at = offset - PROM_BASE
-                return int.from_bytes(self.prom[at : at + 4], "little")
-            if 0 <= offset < REGISTERS.size:
-                with self._lock:
-                    return self.registers.read(offset)
-            return 0
+            return self.registers.read(offset) if 0 <= offset < BAR0_SIZE else 0
         if bar == 1:
-            return self.bar1.read32(offset) if 0 <= offset < BAR1.size else 0
+            return self.bar1.read32(offset) if 0 <= offset < BAR1_SIZE else 0
         if bar == 3:
-            return self.bar3.read32(offset) if 0 <= offset < BAR3.size else 0
+            return self.bar3.read32(offset) if 0 <= offset < BAR3_SIZE else 0
         return 0
 
     def _write32(self, bar: int, offset: int, value: int) -> None:
         if bar == 0:
-            if PRAMIN_BASE <= offset < PRAMIN_BASE + PRAMIN_SIZE:
+            if PRAMIN_BASE <= offset < PRAMIN_END:
                 self.pramin.write32(offset - PRAMIN_BASE, value)
-            elif PCI_MIRROR <= offset < PCI_MIRROR + PCI_MIRROR_SIZE:
-                self._mirror_write(offset, 4, value)
-            elif 0 <= offset < REGISTERS.size:
-                with self.locked():
+            elif 0 <= offset < BAR0_SIZE:
+                with self._guard:
                     self.registers.write(offset, value)
         elif bar == 1:
-            if 0 <= offset < BAR1.size:
+            if 0 <= offset < BAR1_SIZE:
                 self.bar1.write32(offset, value)
                 if offset & 0xFFF == USERD_GP_PUT:
                     self._doorbell(offset)
-        elif bar == 3 and 0 <= offset < BAR3.size:
+        elif bar == 3 and 0 <= offset < BAR3_SIZE:
             self.bar3.write32(offset, value)
+
+    def _mirror_read(self, offset: int) -> int:
+        return self.config.read(offset, 4) if offset < 256 else 0
+
+    def _mirror_write32(self, offset: int, value: int) -> None:
+        self._mirror_write(offset, 4, value)
+
+    def _prom_read(self, offset: int) -> int:
+        return int.from_bytes(self.prom[offset : offset + 4], "little")
 
     def _doorbell(self, offset: int) -> None:
         base = self.pfifo.poll_base
@@ -248,10 +251,10 @@ class Gf100:
 
     def _mirror_write(self, offset: int, size: int, value: int) -> None:
         if offset == MSI_REARM:
-            with self.locked():
+            with self._guard:
                 self.interrupt_changed(rearm=True)
-        elif offset < PCI_MIRROR + 256:
-            self.config.write(offset - PCI_MIRROR, size, value)
+        elif offset < 256:
+            self.config.write(offset, size, value)
 
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
         """Read `length` bytes as accesses of `width` bytes; counted so, fast on BAR1, BAR3 and PRAMIN."""
@@ -340,32 +343,19 @@ class Gf100:
 
     # For the engines
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the registers; an interrupt that changed meanwhile is delivered once nobody on this thread
-        holds them.
-        """
-        with self._lock:
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                deliver = self._interrupt_dirty and self._depth == 0
-                calls = self._collect() if deliver else ()
-        for call in calls:
-            call()
+    def locked(self) -> Guard:
+        """Hold the registers; an interrupt that changed meanwhile is delivered when they are let go."""
+        return self._guard
 
     def interrupt_changed(self, rearm: bool = False) -> None:
         """Say that the interrupt line may have moved, or (`rearm`) that a message is due again if it is
         pending.
         """
-        self._interrupt_dirty = True
+        self._guard.dirty = True
         self._rearm = self._rearm or rearm
 
     def _collect(self) -> tuple[Callable[[], None], ...]:
         """Work out what to tell the machine; called with the lock held, the calls are made without it."""
-        self._interrupt_dirty = False
         rearm, self._rearm = self._rearm, False
         before, self._asserted = self._asserted, self.pmc.asserted
         sink = self._sink

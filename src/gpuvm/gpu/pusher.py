@@ -104,16 +104,19 @@ class Pusher:
         assert words is not None
         end = len(words)
         self._deadline = monotonic() + SLICE_S
+        steps = 0
         while True:
             while channel.count and channel.position < end:
                 turn = self._data(channel, words)
                 if turn is not None:
                     return turn
-                if monotonic() > self._deadline:
+                steps += 1
+                if not steps & 0xF and monotonic() > self._deadline:
                     return Turn.MORE
             if channel.position >= end:
                 break
-            if monotonic() > self._deadline:
+            steps += 1
+            if not steps & 0xF and monotonic() > self._deadline:
                 return Turn.MORE
             header = words[channel.position]
             channel.position += 1

@@ -8,6 +8,7 @@ still say, so that unchanged pages cost nothing.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable
 
@@ -27,6 +28,14 @@ Page = tuple[memoryview, int, bool, MemoryRegion, int]
 """Words of the region, index of the page's first word, writable, region, offset of the page."""
 
 _EMPTY = np.empty(0, np.uint64)
+
+_FEW = 0x4000
+"""Bytes up to which a range goes page by page."""
+_MANY = 64
+"""Pieces from which on a range is resolved in bulk."""
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Directory:
@@ -87,6 +96,8 @@ class Translations:
         self._space: AddressSpace | None = None
         self._pages: dict[int, Page] = {}
         self._directories: dict[int, Directory] = {}
+        self._root_table = _EMPTY
+        self._present: set[int] = set()
         self._lock = threading.RLock()
         self._running = 0
 
@@ -128,14 +139,16 @@ class Translations:
 
     def read32(self, address: int) -> int:
         """Read an aligned word (MmuFault as `page`)."""
-        words, first, *_ = self.page(address >> 12, False)
-        value: int = words[first + ((address & 0xFFF) >> 2)]
+        page = self._pages.get(address >> 12) or self.page(address >> 12, False)
+        value: int = page[0][page[1] + ((address & 0xFFF) >> 2)]
         return value
 
     def write32(self, address: int, value: int) -> None:
         """Write an aligned word (MmuFault as `page`)."""
-        words, first, *_ = self.page(address >> 12, True)
-        words[first + ((address & 0xFFF) >> 2)] = value
+        page = self._pages.get(address >> 12)
+        if page is None or not page[2]:
+            page = self.page(address >> 12, True)
+        page[0][page[1] + ((address & 0xFFF) >> 2)] = value
 
     # Ranges
 
@@ -153,6 +166,9 @@ class Translations:
         if last > self.root.limit:
             raise MmuFault(max(address, self.root.limit + 1), write, Reason.VSPACE_LIMIT)
         pieces: list[Run] = []
+        if size <= _FEW:
+            self._few(address, last, write, pieces)
+            return pieces
         with self._lock:
             while address <= last:
                 index = address >> paging.DIRECTORY_SHIFT
@@ -163,6 +179,18 @@ class Translations:
                 self._resolve(entries, address, end, write, pieces)
                 address = end
         return pieces
+
+    def _few(self, address: int, last: int, write: bool, pieces: list[Run]) -> None:
+        """Short ranges go page by page."""
+        while address <= last:
+            try:
+                _, _, _, region, offset = self.page(address >> 12, write)
+            except MmuFault as fault:
+                fault.address = address
+                raise
+            length = min(last + 1 - address, 0x1000 - (address & 0xFFF))
+            _append(pieces, region, offset + (address & 0xFFF), length)
+            address += length
 
     def _held(self, index: int, first: int, count: int, write: bool) -> npt.NDArray[np.uint64]:
         directory = self._directories.get(index)
@@ -191,7 +219,10 @@ class Translations:
         self, entries: npt.NDArray[np.uint64], address: int, end: int, write: bool, pieces: list[Run]
     ) -> None:
         at = address
-        for first, pages in paging.runs(entries):
+        found_runs = paging.runs(entries)
+        if len(found_runs) > _MANY and self._scattered(entries, found_runs, address, end, pieces):
+            return
+        for first, pages in found_runs:
             stop = min(end, ((address >> 12) + first + pages) << 12)
             entry = int(entries[first])
             target = entry >> paging.TARGET_SHIFT
@@ -202,13 +233,35 @@ class Translations:
                     raise MmuFault(at, write, Reason.PAGE_NOT_PRESENT)
                 region, offset = found
                 length = min(stop - at, region.size - offset)
-                if pieces and pieces[-1][0] is region and pieces[-1][1] + pieces[-1][2] == offset:
-                    region, offset, before = pieces.pop()
-                    pieces.append((region, offset, before + length))
-                else:
-                    pieces.append((region, offset, length))
+                _append(pieces, region, offset, length)
                 at += length
                 physical += length
+
+    def _scattered(
+        self,
+        entries: npt.NDArray[np.uint64],
+        found: list[tuple[int, int]],
+        address: int,
+        end: int,
+        pieces: list[Run],
+    ) -> bool:
+        """Resolve scattered pages of one region at once; False if they are not of one."""
+        starts, lengths = np.array(found, np.int64).T
+        targets = entries >> np.uint64(paging.TARGET_SHIFT)
+        physical = ((entries & np.uint64(paging.ADDRESS_MASK)) << np.uint64(8)).astype(np.int64)
+        target, first, last = int(targets[0]), int(physical.min()), int(physical.max())
+        low, high = self._memory.locate(target, first), self._memory.locate(target, last)
+        if low is None or high is None or low[0] is not high[0] or high[1] - low[1] != last - first:
+            return False
+        if (targets != targets[0]).any():
+            return False
+        offsets = physical[starts] - (first - low[1])
+        sizes = lengths << 12
+        offsets[0] += address & 0xFFF
+        sizes[0] -= address & 0xFFF
+        sizes[-1] -= -end & 0xFFF
+        pieces.extend((low[0], a, b) for a, b in zip(offsets.tolist(), sizes.tolist(), strict=True))
+        return True
 
     def read(self, address: int, size: int) -> bytes:
         """Read a range (MmuFault as `runs`)."""
@@ -288,12 +341,14 @@ class Translations:
                     for index, directory in self._directories.items():
                         if not directory.stale:
                             self._map(index, directory, directory.entries)
-                table = self._memory.array(
-                    self.root.target, self.root.directory, 8 * paging.DIRECTORY_ENTRIES
-                )
-                present = np.flatnonzero(table & np.uint64(0x3_0000_0003))
-                wanted = set(present[present <= self.root.limit >> paging.DIRECTORY_SHIFT].tolist())
-                for index in sorted(wanted | self._directories.keys()):
+                size = 8 * paging.DIRECTORY_ENTRIES
+                table = self._memory.array(self.root.target, self.root.directory, size)
+                if not _same(table, self._root_table):
+                    self._root_table = table.copy()
+                    present = np.flatnonzero(self._root_table & np.uint64(0x3_0000_0003))
+                    last = self.root.limit >> paging.DIRECTORY_SHIFT
+                    self._present = set(present[present <= last].tolist())
+                for index in sorted(self._present | self._directories.keys()):
                     self._refresh(index)
                 return self._space
             except MmuFault:
@@ -404,7 +459,19 @@ class Translations:
 
 
 def _same(table: npt.NDArray[np.uint64], snapshot: npt.NDArray[np.uint64]) -> bool:
-    return table.size == snapshot.size and bool(np.array_equal(table, snapshot))
+    if table.size != snapshot.size:
+        return False
+    return not table.size or _memcmp(table.ctypes.data, snapshot.ctypes.data, table.nbytes) == 0
+
+
+def _append(pieces: list[Run], region: MemoryRegion, offset: int, length: int) -> None:
+    """Append a piece, or make the last one longer."""
+    if pieces:
+        before, start, size = pieces[-1]
+        if before is region and start + size == offset:
+            pieces[-1] = (region, start, size + length)
+            return
+    pieces.append((region, offset, length))
 
 
 def _stretches(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:

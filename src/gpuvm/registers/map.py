@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,17 @@ class Trace(Protocol):
     """Who hears every access while a trace is on."""
 
     def __call__(self, name: str, offset: int, value: int, write: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A range whose accesses go to handlers."""
+
+    base: int
+    end: int
+    name: str
+    reader: Callable[[int], int]
+    writer: Callable[[int, int], None] | None
 
 
 class RegisterFile:
@@ -38,7 +50,8 @@ class RegisterFile:
         self.size = size
         self.words = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)).cast("I")
         self._open = memoryview(mmap.mmap(-1, size // 4, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        """Per word: 0 nothing there, 1 keeps what is written, 2 declared and not plain."""
+        """Per word: 0 nothing there, 1 keeps what is written, 2 declared and not plain, 3 in a window."""
+        self._windows: list[Window] = []
         self._readers: dict[int, Reader] = {}
         self._writers: dict[int, Writer] = {}
         self._owners: dict[int, tuple[Block, Register, int]] = {}
@@ -119,6 +132,29 @@ class RegisterFile:
 
         self._writers[offset] = store_and_call
 
+    def window(
+        self,
+        base: int,
+        size: int,
+        name: str,
+        reader: Callable[[int], int],
+        writer: Callable[[int, int], None] | None,
+    ) -> None:
+        """Give a range to handlers that take the offset in it; without `writer`, writes are dropped.
+
+        Raises
+        ------
+        DeclarationError
+            If a register lies in the range.
+        """
+        for offset, (block, register, _) in self._owners.items():
+            if base <= offset < base + size:
+                raise DeclarationError(
+                    f"window {name} must not overlap {block.name}.{register.name}, which is at {offset:#x}"
+                )
+        self._windows.append(Window(base, base + size, name, reader, writer))
+        self._open[base // 4 : (base + size) // 4] = b"\3" * (size // 4)
+
     def freeze(self) -> None:
         """Set every register to its reset value."""
         for block in self._blocks:
@@ -130,7 +166,13 @@ class RegisterFile:
         reader = self._readers.get(offset)
         if reader is not None:
             return reader()
-        if not self._open[offset >> 2]:
+        kind = self._open[offset >> 2]
+        if kind == 1:
+            return self.words[offset >> 2]
+        if kind == 3:
+            found = self._window(offset)
+            return found.reader(offset - found.base)
+        if not kind:
             self.unknown_reads += 1
         return self.words[offset >> 2]
 
@@ -138,14 +180,19 @@ class RegisterFile:
         writer = self._writers.get(offset)
         if writer is not None:
             writer(value)
-        elif self._open[offset >> 2]:
+            return
+        kind = self._open[offset >> 2]
+        if kind == 1:
             self.words[offset >> 2] = value
+        elif kind == 3:
+            found = self._window(offset)
+            if found.writer is not None:
+                found.writer(offset - found.base, value)
         else:
             self.unknown_writes += 1
 
-    def handled(self, offset: int) -> bool:
-        """Whether a write to this offset does more than keep the value."""
-        return offset in self._writers
+    def _window(self, offset: int) -> Window:
+        return next(each for each in self._windows if each.base <= offset < each.end)
 
     def trace(self, listener: Trace | None) -> None:
         """Report every access to `listener`; None switches the trace off, and then it costs nothing."""
@@ -178,6 +225,9 @@ class RegisterFile:
             block, register, index = owner
             many = block.count * register.count > 1
             return f"{block.name}.{register.name}[{index}]" if many else f"{block.name}.{register.name}"
+        for window in self._windows:
+            if window.base <= offset < window.end:
+                return f"{window.name}+{offset - window.base:#x}"
         for block in self._blocks:
             if block.base <= offset < block.base + block.stride * (block.count - 1) + block.size:
                 return f"{block.name}+{offset - block.base:#x}"
