@@ -128,6 +128,7 @@ class BareGuest:
         self.poke(PLAYLIST, b"".join(struct.pack("<II", number, 4) for number in channels))
         self.write(0x2270, PLAYLIST >> 12)
         self.write(0x2274, 0x01F00000 | len(channels))
+        self.write(0x2A00, 0x10000000)
 
     def submit(self, words: list[int]) -> int:
         """Ring the doorbell for words that end in a release of the returned number to the fence."""

@@ -59,6 +59,7 @@ POLL_PAGES = 128
 
 VRAM_ALIGNMENT = MIB
 MEMORY_CONTROLLERS = 0x022438
+USERD_GP_GET, USERD_GP_PUT = 0x88, 0x8C
 POLL_ENABLE = 0x10000000
 BAR1_ARENA = 4 * MIB
 BAR3_ARENA = 2 * MIB
@@ -124,7 +125,7 @@ class Aggregator:
         self._empty = self.own_memory.allocate(DIRECTORY_BYTES, PAGE).base
         self._shadow_memory = self.own_memory.free
         self._guest_memory = self.vram.free
-        self.dispatcher: Dispatcher = Dispatcher(scheduler, self._ring, self._busy)
+        self.dispatcher: Dispatcher = Dispatcher(scheduler, self._ring, self._consumed, self._busy)
         self._interrupts = Interrupts(self)
         gpu.on_idle(self._idle)
         self._bring_up()
@@ -333,7 +334,11 @@ class Aggregator:
             return
         owner.in_flight.add(channel)
         owner.awaits_nonstall = True
-        self.gpu.device.write(1, (channel << 12) + 0x8C, 4, value)
+        self.gpu.device.write(1, (channel << 12) + USERD_GP_PUT, 4, value)
+
+    def _consumed(self, channel: int, value: int) -> bool:
+        fetched = self.gpu.device.read(1, (channel << 12) + USERD_GP_GET, 4) == value
+        return fetched and self.gpu.read(PGRAPH_STATUS) == 0
 
     def _busy(self, channel: int) -> bool:
         return self.gpu.read(PGRAPH_STATUS) != 0

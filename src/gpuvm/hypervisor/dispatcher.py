@@ -51,19 +51,29 @@ class Dispatcher:
     ----------
     ring : callable
         `ring(channel, value)` writes the physical doorbell.
+    consumed : callable
+        `consumed(channel, value)` says whether the GPU is idle and has fetched all up to GP_PUT `value`: a
+        doorbell that brings nothing new is over at once, and no event will come for it.
     busy : callable
         `busy(channel)` says whether the GPU still works on a channel; asked only when no event came for a
         while.
     """
 
     def __init__(
-        self, scheduler: Scheduler[Doorbell], ring: Callable[[int, int], None], busy: Callable[[int], bool]
+        self,
+        scheduler: Scheduler[Doorbell],
+        ring: Callable[[int, int], None],
+        consumed: Callable[[int, int], bool],
+        busy: Callable[[int], bool],
     ) -> None:
         self.scheduler = scheduler
         self._ring = ring
+        self._consumed = consumed
         self._busy = busy
         self._wake = threading.Condition()
         self._pending: dict[int, deque[Command[Doorbell]]] = {}
+        self._last: dict[int, int] = {}
+        """Channel -> value that was rung last."""
         self._active: Command[Doorbell] | None = None
         self._done = False
         self._closed = False
@@ -173,6 +183,9 @@ class Dispatcher:
         started = time.monotonic_ns()
         try:
             self._ring(doorbell.channel, doorbell.value)
+            if self._last.get(doorbell.channel) == doorbell.value:
+                self._done = self._consumed(doorbell.channel, doorbell.value) or self._done
+            self._last[doorbell.channel] = doorbell.value
         except Exception:
             log.exception("ringing a doorbell of the physical GPU failed", channel=doorbell.channel)
             self._done = True

@@ -35,6 +35,7 @@ PFIFO_NONSTALL = 0x0025A8
 PFIFO_NONSTALL_COUNT = 6
 PFIFO_FAULTS = 0x002800
 PFIFO_RUNLIST = 0x002A00
+RUNLIST_TAKEN = 1 << 28
 INTR_SCHED = 1 << 8
 INTR_FAULT = 1 << 28
 INTR_PBDMA = 1 << 29
@@ -382,6 +383,11 @@ class VirtualEngines:
         for unit in range(32):
             if value >> unit & 1:
                 self._show_fault(unit)
+        self.evaluate()
+
+    def playlist_done(self) -> None:
+        """Report that the playlist was taken."""
+        self.words[PFIFO_RUNLIST >> 2] |= RUNLIST_TAKEN
         self.evaluate()
 
     def nonstall(self, unit: int, value: int) -> None:

@@ -24,7 +24,7 @@ from gpuvm.hypervisor.engines import (
     VirtualEngines,
 )
 from gpuvm.hypervisor.partition import Range
-from gpuvm.hypervisor.physical import PFIFO_CHANNELS
+from gpuvm.hypervisor.physical import PFIFO_CHANNELS, PGRAPH_STATUS
 from gpuvm.hypervisor.policy import Action, Rule, frozen
 from gpuvm.hypervisor.shadow import BarTable, ShadowPool
 from gpuvm.hypervisor.virtual import InterruptPin, VirtualGpu, copy_identity
@@ -696,6 +696,7 @@ class FullGpu(VirtualGpu):
         with self._aggregator.lock:
             self.counters.shadow_writes += 2 * self._aggregator.playlist.set(self.id, wanted)
             self.counters.gpu_register_writes += 2
+        self.engines.playlist_done()
 
     def read_kill(self, offset: int) -> int:
         number = self.engines.words[offset >> 2]
@@ -805,7 +806,9 @@ class FullGpu(VirtualGpu):
                 self._aggregator.playlist.set(self.id, ())
 
     def _is_busy(self) -> bool:
-        return bool(self.in_flight)
+        """Whether the chip works and some of it is this VM's (a channel that waits for a semaphore keeps
+        nothing busy)."""
+        return bool(self.in_flight) and self._gpu.read(PGRAPH_STATUS) != 0
 
     def _stop_all(self) -> bool:
         """Take every channel off the GPU and free all shadows."""

@@ -83,6 +83,8 @@ class Interrupts:
         self._wake = threading.Event()
         self._closed = False
         self.handled = 0
+        self.stray_faults = 0
+        """Faults of no channel that a virtual GPU has."""
         self._thread = threading.Thread(target=self._run, name="gpuvm-interrupts", daemon=True)
         self._thread.start()
 
@@ -177,9 +179,8 @@ class Interrupts:
             gpu.write(FAULT_UNITS, 1 << unit)
             found = self._aggregator.instances.get(instance & INSTANCE)
             if found is None:
-                log.warning(
-                    "a fault of the GPU must belong to a virtual GPU", unit=unit, instance=hex(instance)
-                )
+                # A doorbell whose page the guest unmapped while it was queued, or a channel that is just gone.
+                self.stray_faults += 1
                 continue
             vgpu, channel = found
             self._stopped(vgpu, channel)

@@ -27,6 +27,9 @@ BAR1_INSTANCE = 0x001704
 BAR3_INSTANCE = 0x001714
 PFIFO_INTR = 0x002100
 PFIFO_INTR_ENABLE = 0x002140
+PFIFO_INTR_WANTED = 0xFFFFFFFF & ~(1 << 30)
+"""All but the playlist's own event: the aggregator waits for that by looking."""
+
 PFIFO_ENABLE = 0x002200
 PFIFO_SUBFIFO_ENABLE = 0x002204
 PFIFO_USERD = 0x002254
@@ -139,7 +142,7 @@ class PhysicalGpu:
             self.write(PBDMA + unit * PBDMA_STRIDE + PBDMA_INTR_ENABLE, 0xFFFFFEFF)
         self.write(PFIFO_ENABLE, 1)
         self.write(PFIFO_INTR, 0xFFFFFFFF)
-        self.write(PFIFO_INTR_ENABLE, 0xFFFFFFFF)
+        self.write(PFIFO_INTR_ENABLE, PFIFO_INTR_WANTED)
         self.write(PFIFO_NONSTALL_ENABLE, 1)
         self._start_graphics()
         self.write(PMC_INTR_MASK, 0xFFFFFFFF)

@@ -63,7 +63,7 @@ class ShadowPool:
         OutOfResourcesError
             If the quota or the hypervisor's memory does not suffice.
         """
-        if self.used + size > self.quota:
+        if not self.has(size):
             raise OutOfResourcesError(
                 f"a guest's shadows must fit its quota of {self.quota} bytes, and {self.used} + {size} do not"
             )
@@ -72,6 +72,10 @@ class ShadowPool:
         self._ranges[taken.base] = taken
         self.used += size
         return taken.base
+
+    def has(self, size: int) -> bool:
+        """Whether the quota leaves room for `size` bytes."""
+        return self.used + size <= self.quota
 
     def release(self, address: int) -> None:
         """Give back what `allocate` returned."""
@@ -209,16 +213,21 @@ class ShadowSpace:
     ) -> int:
         """Shadow one table of the directory; return the shadow's address, 0 if the guest may not have it."""
         system = word & PDE_TARGET != PDE_VRAM
+        key = (index, big)
+        table = self._tables.get(key)
+        size = 8 * (LARGE_ENTRIES if big else SMALL_ENTRIES)
+        if table is None and not self.pool.has(size):
+            # Checked before the guest's table is read: a pass over aliased directories stays as cheap as its
+            # shadows.
+            counters.denied_addresses += 1
+            return 0
         reach = min(count, ((self.limit - (index << SPAN_SHIFT)) >> shift) + 1)
         words = self.memory.words(table_address(word), 2 * reach, system)
         if words is None:
             counters.denied_addresses += 1
             return 0
-        key = (index, big)
-        table = self._tables.get(key)
         if table is None:
             # A shadow table of its own for each directory entry, also where two entries share the guest's.
-            size = 8 * (LARGE_ENTRIES if big else SMALL_ENTRIES)
             try:
                 table = self._tables[key] = _Table(self.pool.allocate(size))
             except OutOfResourcesError:
