@@ -64,8 +64,8 @@ class Imm:
 class Mem:
     """An address: base register (`RZ` for none; `count` 2 = 64-bit pair) plus signed byte offset.
 
-    `space` is "generic" (LD, ST, ATOM, RED: the windows decide), "local", "shared", "const" (then `bank` counts),
-    or, of operations that are decoded only, "attribute", "patch", "pixel" or "image".
+    `space` is "generic" (LD, ST, ATOM, RED: the windows decide), "local", "shared", "const" (then `bank`
+    counts), or, of operations that are decoded only, "attribute", "patch", "pixel" or "image".
     """
 
     space: str

@@ -230,7 +230,7 @@ NOTES: dict[str, str] = {
     "LONGJMP": "Go to the long-jump target.",
     "EXIT": "End the thread.",
     "KIL": "Discard the fragment.",
-    "BAR": "Barrier: sources are its number and the count of threads (0, also as RZ: all of the block). RED also"
+    "BAR": "Barrier: sources are its number and the count of threads (0 or RZ: the whole block). RED also"
     " reduces a predicate: d = count, p = AND or OR.",
     "NOP": "Nothing (with .S: reconvergence).",
     "PMTRIG": "Performance monitor trigger.",
@@ -247,7 +247,7 @@ NOTES: dict[str, str] = {
     "VSETP": "As ISETP on the chosen parts.",
     "VSHL": "d = merge(a << b, c); `w` as in SHL.",
     "VSHR": "d = merge(a >> b, c); `w` as in SHR.",
-    "VMAD": "d = (a * b + c) >> shift of the chosen parts; signs and `po` as in IMAD. The short form has no c.",
+    "VMAD": "d = (a * b + c) >> shift of the chosen parts; signs, `po` as in IMAD. The short form has no c.",
     "VAVRG2": "Averages of halves.",
     "VAVRG4": "Averages of bytes.",
     "TEX": "Texture: sources are coordinates, further arguments, texture and sampler number.",
