@@ -15,6 +15,7 @@ import ctypes
 import threading
 
 from gpuvm.jit import layout as at
+from gpuvm.jit.helpers import SIGNATURES, helpers_ir
 from gpuvm.jit.native import Library, Target, libc_address, target
 
 # Pool: i32 sequence, i32 pending, i32 quit, i32 workers, ptr job.
@@ -278,7 +279,7 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
 EXPORTS = (
     "gpuvm_run", "gpuvm_raise", "gpuvm_install", "gpuvm_job", "gpuvm_worker", "gpuvm_pool_run", "gpuvm_pool_quit",
-    "gpuvm_key",
+    "gpuvm_key", *SIGNATURES,
 )  # fmt: skip
 SIGSEGV, SIGBUS = 11, 7
 
@@ -293,7 +294,7 @@ def runtime_ir(machine: Target) -> str:
         "POOL_SEQUENCE": POOL_SEQUENCE, "POOL_PENDING": POOL_PENDING, "POOL_QUIT": POOL_QUIT,
         "POOL_WORKERS": POOL_WORKERS, "POOL_JOB": POOL_JOB,
     }  # fmt: skip
-    body = _IR
+    body = _IR + helpers_ir()
     for name, value in names.items():
         body = body.replace(f"i64 {name}\n", f"i64 {value}\n")
     assembly = "\n".join(
@@ -323,6 +324,8 @@ class Runtime:
         self.pool_quit = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_pool_quit"])
         self._install = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(self.library["gpuvm_install"])
         self.raise_address = self.library["gpuvm_raise"]
+        self.imports = {name: self.library[name] for name in (*SIGNATURES, "gpuvm_raise")}
+        """What translated code may call."""
         self._lock = threading.Lock()
         self.install()
 

@@ -115,6 +115,8 @@ class Launch:
     constants: tuple[ConstantBank | None, ...] = ()
     shared_window: int = 0xFE000000
     local_window: int = 0xFF000000
+    first_block: int = 0
+    """Block to begin with (x fastest): a stopped launch goes on at its outcome's `blocks_done`."""
 
 
 @dataclass(slots=True)

@@ -41,7 +41,21 @@ SCRATCH = 144
 BLOCKS_RUN = 152
 PREVIOUS = 160
 """Context that this thread ran before (nested use by another executor)."""
+SHARED_WINDOW = 168
+LOCAL_WINDOW = 176
+SHARED_LOCKS = 184
+"""Pointer to a byte for each shared word: 1 while locked by LDSLK."""
+GLOBAL_LOCKS = 192
+"""Pointer to 4096 bytes shared by all workers of a launch: locks of LDLK, by address."""
+RAISE = 200
+"""Address of gpuvm_raise."""
+LOCAL_STRIDE = 208
+"""Bytes of local memory of one warp group."""
 CONTEXT_SIZE = 256
+
+SCRATCH_SIZE = 1 << 14
+SCRATCH_ADDRESS, SCRATCH_DATA, SCRATCH_RESULT, SCRATCH_DUMMY = 0, 1024, 3072, 8192
+"""In the scratch area: lane addresses (i64), data and result words ([word][64] i32), 64 bytes nobody reads."""
 
 # Job (one per launch, shared).
 JOB_NEXT = 0
@@ -65,3 +79,36 @@ BARRIER_SIZE = 32
 """A barrier: i32 arrived warps, i32 expected (0 = all), i32 generation, i32 popc, i32 and, i32 or, 2 x i32 unused."""
 
 STOP_NONE, STOP_BLOCK, STOP_NOW = 0, 1, 2
+
+# State of a warp group (used when it must be left and resumed, and by the general translator).
+STATE_STATUS = 0
+"""i32: 0 may run, 1 waits at a barrier, 2 ended."""
+STATE_RESUME = 4
+"""i32: where to go on; 0 = from the start."""
+STATE_BARRIER = 8
+STATE_COUNT = 12
+"""i32 threads that the barrier waits for, 0 = all of the block."""
+STATE_POPC, STATE_AND, STATE_OR = 16, 20, 24
+"""i32: what the group contributes to BAR.RED; then what it gets."""
+STATE_STACK = 80
+"""Pointer to the group's reconvergence stack."""
+STATE_ACTIVE = 64
+STATE_PC = 72
+STATE_SP = 76
+STATE_PREDS = 128
+STATE_FLAGS = 192
+STATE_REGS = 256
+"""63 registers of 4 bytes a lane, then the reconvergence stack."""
+STACK_ENTRY = 16
+"""i32 kind, i32 target, i64 mask."""
+KIND_DIV, KIND_SSY, KIND_PBK, KIND_PCNT, KIND_RET, KIND_LONGJMP = range(6)
+
+
+def state_stack(lanes: int) -> int:
+    """Offset of the reconvergence stack in a group's state."""
+    return STATE_REGS + 63 * 4 * lanes
+
+
+def state_size(lanes: int, entries: int) -> int:
+    """Bytes of a group's state, a multiple of 64."""
+    return -(-(state_stack(lanes) + entries * STACK_ENTRY) // 64) * 64

@@ -1,0 +1,364 @@
+"""Runs launches: finds or makes the translation, gives every worker thread a context, and says what came of it."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuvm.jit import layout as at
+from gpuvm.jit.fault import POOL_SIZE, POOL_WORKERS, runtime
+from gpuvm.jit.launch import ErrorKind, ExecutionError, Launch, Outcome, Statistics
+from gpuvm.jit.space import VA_SIZE, AccessError
+from gpuvm.jit.translate import Translation, Translator
+
+MAX_THREADS_PER_BLOCK = 1536
+MAX_SHARED = 48 << 10
+BANK = (1 << 16) + 64
+_launches = itertools.count(1)
+
+
+class StopFlag:
+    """Asks a running launch to stop, from any thread.
+
+    `preempt` lets the blocks that run end; `kill` stops at the next loop back-edge too (the launch cannot be resumed).
+    """
+
+    def __init__(self) -> None:
+        self.word: npt.NDArray[np.int32] = np.zeros(1, np.int32)
+
+    def preempt(self) -> None:
+        self.word[0] = max(int(self.word[0]), at.STOP_BLOCK)
+
+    def kill(self) -> None:
+        self.word[0] = at.STOP_NOW
+
+    def clear(self) -> None:
+        self.word[0] = at.STOP_NONE
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.word[0])
+
+
+class _Memory:
+    """Zeroed host memory at a 64-byte boundary."""
+
+    def __init__(self, size: int) -> None:
+        self._all = np.zeros(size + 64, np.uint8)
+        skip = -self._all.ctypes.data % 64
+        self.bytes = self._all[skip : skip + size]
+        self.address = int(self.bytes.ctypes.data)
+        self.size = size
+        self.i32 = self.bytes[: size // 4 * 4].view(np.int32)
+        self.i64 = self.bytes[: size // 8 * 8].view(np.int64)
+
+
+class _Context:
+    """One worker's memory, kept between launches and grown as needed."""
+
+    def __init__(self, number: int) -> None:
+        self.memory = _Memory(at.CONTEXT_SIZE)
+        self.shared = _Memory(MAX_SHARED + 4096)
+        self.scratch = _Memory(at.SCRATCH_SIZE)
+        self.barriers = _Memory(16 * at.BARRIER_SIZE)
+        self.locks = _Memory(1 << 14)
+        self.local = _Memory(64)
+        self.states = _Memory(64)
+        self.counters = _Memory(64)
+        self.number = number
+
+    def prepare(self, launch: Launch, translation: Translation, job: int, banks: int, locks: int) -> None:
+        groups = translation.groups
+        local = launch.local_positive + launch.local_negative
+        stride = local * translation.lanes
+        if self.local.size < stride * groups + 64:
+            self.local = _Memory(stride * groups + 64)
+        if self.states.size < translation.state_bytes * groups + 64:
+            self.states = _Memory(translation.state_bytes * groups + 64)
+        count = len(translation.mixes) + 1
+        if self.counters.size < 8 * count:
+            self.counters = _Memory(8 * count)
+        self.counters.bytes[:] = 0
+        self.shared.bytes[: launch.shared_size + 64] = 0
+        if translation.locks:
+            self.locks.bytes[:] = 0
+        w, h = self.memory.i64, self.memory.i32
+        w[at.JOB // 8] = job
+        w[at.ALIAS // 8] = launch.space.base
+        w[at.SHARED // 8] = self.shared.address
+        w[at.SHARED_SIZE // 8] = launch.shared_size
+        w[at.LOCAL // 8] = self.local.address
+        w[at.LOCAL_POSITIVE // 8] = launch.local_positive
+        w[at.LOCAL_NEGATIVE // 8] = launch.local_negative
+        w[at.LOCAL_STRIDE // 8] = stride
+        w[at.CONSTANTS // 8] = banks
+        w[at.COUNTERS // 8] = self.counters.address
+        w[at.STATES // 8] = self.states.address
+        w[at.BARRIERS // 8] = self.barriers.address
+        w[at.SCRATCH // 8] = self.scratch.address
+        w[at.SHARED_WINDOW // 8] = launch.shared_window
+        w[at.LOCAL_WINDOW // 8] = launch.local_window
+        w[at.SHARED_LOCKS // 8] = self.locks.address
+        w[at.GLOBAL_LOCKS // 8] = locks
+        w[at.BLOCKS_RUN // 8] = 0
+        h[at.ERROR_KIND // 4] = 0
+        h[at.ERROR_PC // 4] = -1
+        w[at.ERROR_ADDRESS // 8] = 0
+        h[at.ERROR_WRITE // 4] = 0
+        h[at.WORKER // 4] = self.number
+
+
+class _Set:
+    """Contexts, constant copies and a job for one launch at a time."""
+
+    def __init__(self, workers: int) -> None:
+        self.contexts = [_Context(n) for n in range(workers)]
+        self.pointers = _Memory(8 * workers)
+        for n, context in enumerate(self.contexts):
+            self.pointers.i64[n] = context.memory.address
+        self.job = _Memory(at.JOB_SIZE)
+        self.banks: list[_Memory | None] = [None] * 18
+        self.filled = [0] * 18
+        self.zero_bank = _Memory(BANK)
+        self.table = _Memory(18 * 8)
+        self.locks = _Memory(4096)
+
+
+class Executor:
+    """Runs launches on this machine's cores.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Worker threads of one launch; default: one for each core this process may use.
+    cache_dir : Path, optional
+        Where translations are kept; default $GPUVM_CACHE_DIR or ~/.cache/gpuvm. None of both: see `Translator`.
+    """
+
+    def __init__(self, threads: int | None = None, cache_dir: Path | str | None = None) -> None:
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.runtime = runtime()
+        self.translator = Translator(cache_dir)
+        self._lock = threading.Lock()
+        self._idle: list[_Set] = []
+        self._pool_lock = threading.Lock()
+        self._pool: _Memory | None = None
+        self._workers: list[threading.Thread] = []
+        self._closed = False
+
+    def close(self) -> None:
+        """End the worker threads."""
+        with self._pool_lock:
+            self._closed = True
+            if self._pool is not None:
+                self.runtime.pool_quit(self._pool.address)
+                for worker in self._workers:
+                    worker.join()
+                self._pool = None
+                self._workers = []
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, launch: Launch, stop: StopFlag | None = None) -> Outcome:
+        """Run a grid to its end, its first error, or until `stop` says so.
+
+        Called from any thread; the interpreter is free while blocks run. Never raises for what a guest did.
+        """
+        started = time.perf_counter()
+        bad = self._refuse(launch)
+        if bad is not None:
+            return Outcome(error=bad)
+        try:
+            translation = self.translator.get(launch)
+        except AccessError as error:
+            return Outcome(error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, error.va, False, str(error)))
+        compile_s = translation.seconds()
+        with self._lock:
+            work = self._idle.pop() if self._idle else _Set(self.threads)
+        try:
+            outcome = self._run(launch, translation, work, stop or StopFlag())
+        finally:
+            with self._lock:
+                self._idle.append(work)
+        outcome.statistics.compile_s = compile_s
+        outcome.statistics.wall_s = time.perf_counter() - started
+        return outcome
+
+    def _refuse(self, launch: Launch) -> ExecutionError | None:
+        def error(text: str) -> ExecutionError:
+            return ExecutionError(ErrorKind.BAD_LAUNCH, launch.entry, message=text)
+
+        if min(launch.grid) < 1 or max(launch.grid) > 0xFFFFFFFF:
+            return error(f"a grid must have at least one block in each direction, got {launch.grid}")
+        bx, by, bz = launch.block
+        if min(launch.block) < 1 or bx * by * bz > MAX_THREADS_PER_BLOCK:
+            return error(f"a block must have 1 to {MAX_THREADS_PER_BLOCK} threads, got {launch.block}")
+        if not 0 <= launch.shared_size <= MAX_SHARED:
+            return error(f"a block may have up to {MAX_SHARED} bytes of shared memory, got {launch.shared_size}")
+        if not 0 < launch.registers <= 63:
+            return error(f"a thread must have 1 to 63 registers, got {launch.registers}")
+        local = launch.local_positive + launch.local_negative
+        if min(launch.local_positive, launch.local_negative) < 0 or local > 512 << 10 or local % 4:
+            return error(f"local memory must be a multiple of 4 up to 512 KiB a thread, got {local} bytes")
+        if not 0 <= launch.code_base < VA_SIZE or not 0 <= launch.entry < 1 << 32:
+            return error(f"code must lie in 40 bits, got entry {launch.entry:#x} in segment {launch.code_base:#x}")
+        return None
+
+    def _constants(self, launch: Launch, translation: Translation, work: _Set) -> AccessError | None:
+        """Copy the constant banks that the code uses; past their end everything is zero."""
+        for bank in range(18):
+            work.table.i64[bank] = work.zero_bank.address
+        for bank, top in translation.banks.items():
+            bound = launch.constants[bank] if bank < len(launch.constants) else None
+            if bound is None or bound.size <= 0:
+                continue
+            copy = work.banks[bank]
+            if copy is None:
+                copy = work.banks[bank] = _Memory(BANK)
+            size = min(bound.size, top, 1 << 16)
+            try:
+                data = launch.space.read(bound.address, size)
+            except AccessError as error:
+                return error
+            copy.bytes[:size] = np.frombuffer(data, np.uint8)
+            if work.filled[bank] > size:
+                copy.bytes[size : work.filled[bank]] = 0
+            work.filled[bank] = size
+            work.table.i64[bank] = copy.address
+        return None
+
+    def _run(self, launch: Launch, translation: Translation, work: _Set, stop: StopFlag) -> Outcome:
+        total = launch.grid[0] * launch.grid[1] * launch.grid[2]
+        first = min(max(launch.first_block, 0), total)
+        unmapped = self._constants(launch, translation, work)
+        if unmapped is not None:
+            text = f"a bound constant buffer must be mapped; GPU address {unmapped.va:#x} is not"
+            return Outcome(
+                error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, unmapped.va, False, text), blocks_done=first
+            )
+        threads = min(self.threads, total - first)
+        job, half = work.job.i64, work.job.i32
+        job[at.JOB_NEXT // 8] = first
+        job[at.JOB_END // 8] = total
+        job[at.JOB_CHUNK // 8] = max(1, min((total - first) // (self.threads * 16), 64))
+        job[at.JOB_STOP // 8] = stop.word.ctypes.data
+        half[at.JOB_FAILED // 4] = 0
+        half[at.JOB_GRID_X // 4 : at.JOB_GRID_X // 4 + 3] = np.array(launch.grid, np.uint32).view(np.int32)
+        half[at.JOB_ID // 4] = next(_launches) & 0x7FFFFFFF
+        job[at.JOB_FUNCTION // 8] = translation.address
+        job[at.JOB_CONTEXTS // 8] = work.pointers.address
+        if translation.locks:
+            work.locks.bytes[:] = 0
+        for context in work.contexts:
+            context.prepare(launch, translation, work.job.address, work.table.address, work.locks.address)
+        self.runtime.install()
+        if threads > 1 and self._pool_lock.acquire(blocking=False):
+            try:
+                self.runtime.pool_run(self._get_pool().address, work.job.address)
+            finally:
+                self._pool_lock.release()
+        else:
+            self.runtime.job(work.job.address, 0)
+        return self._outcome(launch, translation, work, total, first)
+
+    def _get_pool(self) -> _Memory:
+        if self._pool is None:
+            pool = _Memory(POOL_SIZE)
+            pool.i32[POOL_WORKERS // 4] = self.threads - 1
+            for index in range(1, self.threads):
+                worker = threading.Thread(
+                    target=self.runtime.worker, args=(pool.address, index), name=f"gpuvm-worker-{index}", daemon=True
+                )
+                worker.start()
+                self._workers.append(worker)
+            self._pool = pool
+        return self._pool
+
+    def _outcome(self, launch: Launch, translation: Translation, work: _Set, total: int, first: int) -> Outcome:
+        outcome = Outcome()
+        claimed = min(int(work.job.i64[at.JOB_NEXT // 8]), total)
+        ran = sum(int(context.memory.i64[at.BLOCKS_RUN // 8]) for context in work.contexts)
+        errors = [context for context in work.contexts if context.memory.i32[at.ERROR_KIND // 4] != 0]
+        if errors:
+            outcome.error = self._error(launch, translation, errors)
+        elif claimed < total:
+            outcome.error = ExecutionError(ErrorKind.STOPPED, message="the launch was asked to stop between blocks")
+        outcome.blocks_done = claimed if not errors else min(first + ran, claimed)
+        self._count(outcome.statistics, translation, work)
+        outcome.statistics.blocks = ran
+        return outcome
+
+    def _error(self, launch: Launch, translation: Translation, contexts: list[_Context]) -> ExecutionError:
+        # A stop reaches all workers; a real error counts more than having been stopped.
+        contexts = sorted(contexts, key=lambda c: int(c.memory.i32[at.ERROR_KIND // 4]) == -2)
+        memory = contexts[0].memory
+        kind = int(memory.i32[at.ERROR_KIND // 4])
+        pc = int(memory.i32[at.ERROR_PC // 4])
+        address = int(memory.i64[at.ERROR_ADDRESS // 8])
+        write = bool(memory.i32[at.ERROR_WRITE // 4])
+        if kind == -2:
+            return ExecutionError(ErrorKind.STOPPED, message="the launch was told to stop at once")
+        if kind == -1:
+            return self._fault(launch, translation, memory)
+        what = ErrorKind(kind)
+        if what not in (ErrorKind.UNMAPPED, ErrorKind.READ_ONLY, ErrorKind.MISALIGNED):
+            address = 0
+        return ExecutionError(what, pc, address, write, MESSAGES.get(what, ""))
+
+    def _fault(self, launch: Launch, translation: Translation, memory: _Memory) -> ExecutionError:
+        """A host fault: which GPU address, and which instruction."""
+        ip = int(memory.i64[at.ERROR_IP // 8])
+        host = int(memory.i64[at.ERROR_ADDRESS // 8]) & (1 << 64) - 1
+        write = bool(memory.i32[at.ERROR_WRITE // 4])
+        pc = translation.locate(ip)
+        if pc is None:
+            pc = int(memory.i32[at.ERROR_PC // 4])
+        va = host - launch.space.base
+        mapped = any(start <= va < end for start, end, _ in launch.space.ranges())
+        kind = ErrorKind.READ_ONLY if mapped and write else ErrorKind.UNMAPPED
+        return ExecutionError(kind, pc, max(va, 0), write, MESSAGES[kind])
+
+    def _count(self, statistics: Statistics, translation: Translation, work: _Set) -> None:
+        count = len(translation.mixes)
+        runs = np.zeros(count, np.int64)
+        for context in work.contexts:
+            runs += context.counters.i64[:count]
+        table = translation.mix_table
+        sums = runs @ table
+        scale = translation.lanes / 32
+        (
+            statistics.warp_instructions, statistics.double_instructions, statistics.special_instructions,
+            statistics.shared_accesses, statistics.global_loads, statistics.global_stores,
+            statistics.global_transactions, statistics.atomics, statistics.barriers,
+        ) = (int(x * scale) for x in sums)  # fmt: skip
+        statistics.global_transactions = int(sums[6] + runs[0])
+
+
+MESSAGES = {
+    ErrorKind.ILLEGAL_INSTRUCTION: "the word at this offset must be an instruction that this GPU executes; it is not",
+    ErrorKind.UNMAPPED: "a GPU address must be mapped before a kernel uses it; this one is not",
+    ErrorKind.READ_ONLY: "a kernel must write to writable pages only; this page is mapped read-only",
+    ErrorKind.MISALIGNED: "an address must be a multiple of the size of the access; this one is not",
+    ErrorKind.OUT_OF_RANGE_REGISTER: "an instruction must use registers below the launch's register count; this one does not",
+    ErrorKind.SHARED_RANGE: "shared memory must be accessed inside the block's size; this access is not",
+    ErrorKind.LOCAL_RANGE: "local memory must be accessed inside the thread's size; this access is not",
+    ErrorKind.STACK: "pushes and pops of the reconvergence stack must match and fit its size; here they do not",
+    ErrorKind.TRAP: "the kernel must not trap or wait at a barrier that can never open; it did",
+    ErrorKind.BAD_LAUNCH: "a barrier's number must be below the launch's barrier count; it is not",
+}
+
+
+def process_address(array: npt.NDArray[np.uint8]) -> int:
+    """Host address of an array (for tests and benches)."""
+    return int(ctypes.c_void_p(array.ctypes.data).value or 0)

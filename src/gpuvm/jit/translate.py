@@ -1,0 +1,121 @@
+"""From a launch to callable code: discovers, chooses a translator, compiles, and keeps what was made."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuvm.jit.discover import Program, discover
+from gpuvm.jit.emit import Shape
+from gpuvm.jit.fault import runtime
+from gpuvm.jit.general import General
+from gpuvm.jit.kernel import Frame, Mix, module_ir
+from gpuvm.jit.launch import Launch
+from gpuvm.jit.machine import Limits
+from gpuvm.jit.native import Library, target
+
+STACK_ENTRY_BYTES = 16
+ON_CHIP_ENTRIES = 32
+MAX_ENTRIES = 4096
+
+
+class Translation:
+    """Code for one kernel specialised on a block shape and limits."""
+
+    def __init__(self, library: Library, frame: Frame, locks: bool, seconds: float) -> None:
+        self.library = library
+        self.address = library["kernel"]
+        self.lanes = frame.shape.lanes
+        self.groups = frame.shape.groups
+        self.state_bytes = frame.state_bytes
+        self.banks = dict(frame.banks)
+        self.mixes: Sequence[Mix] = frame.mixes
+        self.mix_table: npt.NDArray[np.int64] = np.array([astuple(mix)[1:] for mix in frame.mixes], np.int64)
+        self.locks = locks
+        self._seconds = seconds
+        self._lines: tuple[list[int], list[int]] | None = None
+
+    def seconds(self) -> float:
+        """Time spent compiling; told once."""
+        got, self._seconds = self._seconds, 0.0
+        return got
+
+    def locate(self, ip: int) -> int | None:
+        """Code offset of the instruction that host address `ip` belongs to, None if it is not this code's."""
+        if self._lines is None:
+            self._lines = ([], [])
+        addresses, pcs = self._lines
+        where = bisect.bisect_right(addresses, ip) - 1
+        return pcs[where] if where >= 0 and pcs[where] >= 0 else None
+
+
+class Translator:
+    """Makes and keeps translations.
+
+    Parameters
+    ----------
+    cache_dir : Path, optional
+        Directory of the disk cache.
+    """
+
+    def __init__(self, cache_dir: Path | str | None = None) -> None:
+        self._lock = threading.Lock()
+        self._made: dict[object, Translation] = {}
+        self._programs: dict[object, list[Program]] = {}
+        self.cache_dir = cache_dir
+
+    def get(self, launch: Launch) -> Translation:
+        """The translation for a launch.
+
+        Raises
+        ------
+        AccessError
+            If the entry is not mapped.
+        """
+        space = launch.space
+        space.read(launch.code_base + launch.entry, 4)
+        started = time.perf_counter()
+        program = discover(lambda offset, size: space.read(launch.code_base + offset, size), launch.entry)
+        code = tuple((start, space.read(launch.code_base + start, end - start)) for start, end in program.spans)
+        limits = limits_of(launch)
+        key = (launch.entry, code, tuple(sorted(program.unreadable)), launch.block, limits)
+        with self._lock:
+            got = self._made.get(key)
+        if got is not None:
+            return got
+        got = self._make(program, launch, limits, started)
+        with self._lock:
+            return self._made.setdefault(key, got)
+
+    def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> Translation:
+        machine = target()
+        shape = Shape(32, machine.unit, launch.block)
+        em, frame = General(program, shape, limits, machine.avx512).translate()
+        text = module_ir(machine, em, frame, inline=False)
+        library = machine.load(machine.compile(text), ["kernel"], imports(text))
+        locks = bool(program.names() & {"LDSLK", "LDLK"})
+        return Translation(library, frame, locks, time.perf_counter() - started)
+
+
+def imports(text: str) -> dict[str, int]:
+    """Helpers that a module calls."""
+    return {name: address for name, address in runtime().imports.items() if f"@{name}(" in text or f"@{name}," in text}
+
+
+def limits_of(launch: Launch) -> Limits:
+    entries = min(max(launch.stack_size // STACK_ENTRY_BYTES, ON_CHIP_ENTRIES), MAX_ENTRIES)
+    return Limits(
+        registers=launch.registers,
+        shared_window=launch.shared_window,
+        local_window=launch.local_window,
+        barriers=min(max(launch.barriers, 0), 16),
+        stack_entries=entries,
+        uniform_loads=launch.local_positive + launch.local_negative == 0,
+    )
