@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuvm.hypervisor.policy import POLICY, Action, frozen, rule_at
+from gpuvm.hypervisor.policy import POLICY, Action, as_markdown, frozen, rule_at
 
 PAGES = frozen(16 << 20)
 
@@ -58,3 +60,8 @@ def test_what_no_row_lists_is_nobodys() -> None:
     for offset in (0x001718, 0x180000, 0x610010, 0x800000, 0xFFFFFC, 0x0A0000):
         rule = rule_at(offset)
         assert rule is None or rule.action is Action.DENIED, hex(offset)
+
+
+def test_the_documented_table_is_the_policy() -> None:
+    document = Path(__file__).parents[2] / "docs" / "hypervisor.md"
+    assert document.read_text().endswith(as_markdown())

@@ -222,3 +222,14 @@ def rule_at(offset: int) -> Rule | None:
         if any(first <= offset <= last for first, last in rule.ranges()):
             found = rule
     return found
+
+
+def as_markdown() -> str:
+    """The policy as the table that `docs/hypervisor.md` shows."""
+    lines = ["| registers | action | why |", "|---|---|---|"]
+    for rule in POLICY:
+        where = f"{rule.first:06x}" if rule.last - rule.first < 4 else f"{rule.first:06x}-{rule.last:06x}"
+        if rule.count > 1:
+            where += f" + {rule.stride:x} * (0 to {rule.count - 1})"
+        lines.append(f"| {where} | {rule.action.value} | {rule.why} |")
+    return "\n".join(lines) + "\n"
