@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
-from gpuvm.cli.errors import FAILED, CommandError, choose
+from gpuvm.cli.errors import FAILED, CommandError, choose, choose_one
 from gpuvm.cli.progress import observer
 from gpuvm.hypervisor.errors import HypervisorError
 from gpuvm.lab.experiment import Plan, carry_out
@@ -40,15 +40,13 @@ def bench(
     CommandError
         If an option names something that is not there, or the JSON file cannot be written.
     """
-    (chosen_size,) = _one("--size", size, list(SIZES))
-    (chosen_scheduler,) = _one("--scheduler", scheduler, list(SCHEDULERS))
-    (chosen_times,) = _one("--times", times, ["wall", "device"])
+    chosen_times = choose_one("--times", times, ["wall", "device"])
     plan = Plan(
         modes=choose("--mode", mode, MODES),
         workloads=[WORKLOADS[name] for name in choose("--workload", workload, WORKLOADS)],
-        size=chosen_size,
+        size=choose_one("--size", size, SIZES),
         vms=vms,
-        scheduler=chosen_scheduler,
+        scheduler=choose_one("--scheduler", scheduler, SCHEDULERS),
         data=data,
         seed=seed,
         repeat=repeat,
@@ -117,11 +115,12 @@ def write(path: Path, runs: list[Run]) -> None:
 
 
 def show(runs: list[Run], times: str) -> None:
-    """Print the table and the closing sentences; a table that is kept is as wide as it needs to be."""
+    """Print the table, never narrower than it needs to be, and the closing sentences."""
+    table = comparison(runs, times)
     console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
-    console.print(comparison(runs, times))
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    console = Console(highlight=False, width=max(needed, console.width))
+    console.print(table)
     for line in totals(runs):
         console.print(line, markup=False)
 
@@ -130,10 +129,3 @@ def finish(runs: list[Run]) -> None:
     """End with status 1 if a run was not verified."""
     if not all(run.verified for run in runs):
         raise typer.Exit(FAILED)
-
-
-def _one(option: str, text: str, valid: list[str]) -> list[str]:
-    chosen = choose(option, text, valid)
-    if len(chosen) != 1:
-        raise CommandError(f"{option} must be one of {', '.join(valid)}, got {text!r}")
-    return chosen

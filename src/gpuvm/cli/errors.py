@@ -41,6 +41,14 @@ def choose(what: str, text: str, valid: Collection[str]) -> list[str]:
     return list(chosen)
 
 
+def choose_one(what: str, text: str, valid: Collection[str]) -> str:
+    """Return the one name of `valid` that `text` is; raise `CommandError` otherwise."""
+    for name in valid:
+        if name.lower() == text.lower():
+            return name
+    raise CommandError(f"{what} must be one of {listed(valid)}, got {text!r}")
+
+
 def listed(names: Iterable[str]) -> str:
     return ", ".join(names)
 

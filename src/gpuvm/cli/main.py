@@ -142,8 +142,8 @@ def run_program(
     """Run your own cuda-python program inside the virtual machines.
 
     There, `cuda.bindings.driver` is the guest's; `cuda.bindings.nvrtc` is the real one, if it is installed.
-    With several machines each line of output carries the machine's name. Options of gpuvm come before
-    PROGRAM.py. The exit status is the program's.
+    With several machines each line of output carries the machine's name. The options above are gpuvm's
+    wherever they stand; everything behind -- is the program's. The exit status is the program's.
     """
     from gpuvm.cli import run as command
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 
 class Prefixed(io.TextIOBase):
-    """A text stream that forwards whole lines to `target`, each after `prefix`."""
+    """A text stream that forwards whole lines to `target`, each after `prefix`.
+
+    Parameters
+    ----------
+    lock : Lock
+        Shared by all streams that forward to the same place.
+    """
 
     def __init__(self, target: TextIO, prefix: str, lock: threading.Lock) -> None:
         self._target = target
@@ -35,18 +42,29 @@ class Prefixed(io.TextIOBase):
             self.write("\n")
 
 
-class ByThread(io.TextIOBase):
-    """A text stream that is another one on each thread: the one that `routes` names, else `default`.
+class Divided(io.TextIOBase):
+    """A text stream that is another one for each machine.
 
-    Threads that a program starts belong to its machine: `threading.Thread.start` hands the route on.
+    Parameters
+    ----------
+    default : TextIO
+        For threads that belong to no machine.
+    streams : mapping
+        By name of the machine.
+    here : callable
+        Returns the name of the machine that the calling thread belongs to, None if it belongs to none.
     """
 
-    def __init__(self, default: TextIO) -> None:
-        self.default = default
-        self.routes: dict[int, TextIO] = {}
+    def __init__(
+        self, default: TextIO, streams: Mapping[str, TextIO | Prefixed], here: Callable[[], str | None]
+    ) -> None:
+        self._default = default
+        self._streams = streams
+        self._here = here
 
-    def _stream(self) -> TextIO:
-        return self.routes.get(threading.get_ident(), self.default)
+    def _stream(self) -> TextIO | Prefixed:
+        name = self._here()
+        return self._default if name is None else self._streams.get(name, self._default)
 
     def writable(self) -> bool:
         return True
@@ -56,10 +74,3 @@ class ByThread(io.TextIOBase):
 
     def flush(self) -> None:
         self._stream().flush()
-
-    def isatty(self) -> bool:
-        return self.default.isatty()
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self.default.encoding

@@ -53,7 +53,11 @@ def comparison(runs: Sequence[Run], times: str = "wall", baseline: str = "native
         "wall" or "device": which time the phases are given in.
     """
     table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), caption=_CAPTIONS[times], caption_justify="left"
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=_CAPTIONS[times],
+        caption_justify="left",
     )
     table.add_column("workload", no_wrap=True)
     table.add_column("mode", no_wrap=True)

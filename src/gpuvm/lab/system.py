@@ -68,8 +68,8 @@ class LabMachine:
 
     @contextmanager
     def process(self) -> Iterator[Any]:
-        """A new process in the machine: its CUDA driver API. A process that fails takes the driver with it, and
-        the next one finds a new one."""
+        """A new process in the machine: its CUDA driver API. A process that fails takes the driver with it,
+        and the next one finds a new one."""
         self.boot()
         try:
             yield self._cuda
