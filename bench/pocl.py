@@ -1,7 +1,8 @@
-"""PoCL 6 or later to compare kernels with: a private Debian root beside the machine's own, and a worker inside it.
+"""PoCL 6 or later to compare kernels with: a private Debian root, and a worker inside it.
 
-Debian 12 has PoCL 3.1, so a newer suite is unpacked with debootstrap into the cache directory (once; about 1.2 GB,
-two minutes; needs root). `Peer` starts a Python there that runs the OpenCL twins of `gpuvm.workloads` on request.
+Debian 12 has PoCL 3.1, so a newer suite is unpacked with debootstrap into the cache directory (once;
+about 1.2 GB, two minutes; needs root). `Peer` starts a Python there that runs the OpenCL twins of
+`gpuvm.workloads` on request.
 
     python bench/pocl.py            prepare it and say what it is
 """
@@ -20,7 +21,7 @@ SUITE = "forky"
 PACKAGES = ("pocl-opencl-icd", "python3-pyopencl", "python3-numpy")
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 
-# Runs inside the root: reads a JSON line {"workload", "repeat"}, writes one {"kernels": {name: [s a launch, ...]}}.
+# Runs inside the root: reads a JSON line {"workload", "size", "repeat"}, writes one {"seconds": [of a run, ...]}.
 _WORKER = """
 import contextlib, json, sys
 sys.path.insert(0, "/opt/gpuvm")
@@ -69,7 +70,8 @@ def prepare() -> Path:
     if os.geteuid() != 0:
         raise SystemExit("the OpenCL peer needs root to unpack and enter its own Debian; run this as root")
     if shutil.which("debootstrap") is None:
-        subprocess.run(["apt-get", "install", "-y", "-qq", "debootstrap"], check=True, stdout=subprocess.DEVNULL)
+        install = ["apt-get", "install", "-y", "-qq", "debootstrap"]
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     print(f"unpacking Debian {SUITE} with PoCL into {root} (once, about two minutes) ...", file=sys.stderr)
@@ -108,8 +110,9 @@ class Peer:
             if not inside.exists():
                 inside.touch()
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
-        # A mount namespace of its own: /proc and /sys, which PoCL reads the machine from, go when the worker does.
-        enter = f'mount -t proc proc {root}/proc && mount -t sysfs -o ro sys {root}/sys && exec chroot {root} python3 -c "$0"'
+        # A mount namespace of its own: /proc and /sys, which PoCL reads the machine from, go with the worker.
+        mounts = f"mount -t proc proc {root}/proc && mount -t sysfs -o ro sys {root}/sys"
+        enter = f'{mounts} && exec chroot {root} python3 -c "$0"'
         command = ["unshare", "--mount", "sh", "-c", enter]
         self._process = subprocess.Popen(
             [*command, _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
