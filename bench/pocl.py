@@ -21,7 +21,7 @@ SUITE = "forky"
 PACKAGES = ("pocl-opencl-icd", "python3-pyopencl", "python3-numpy")
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 
-# Runs inside the root: reads a JSON line {"workload", "size", "repeat"}, writes one {"seconds": [of a run, ...]}.
+# Runs inside the root: reads lines {"workload", "size", "repeat"}, writes lines {"seconds": [of a run, ...]}.
 _WORKER = """
 import contextlib, json, sys
 sys.path.insert(0, "/opt/gpuvm")
