@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
+from gpuvm.isa.assembler import assemble
+
 MIB = 1 << 20
+COMPUTE = 0x90C0
 SECRET = b"only for Alice.." * 16
 FETCHED = 0x180000
 WINDOW = 5 * MIB
 IDENTITY = 4 * MIB
 INSTANCE, DIRECTORY, TABLE, USERD, DATA = 0x60000, 0x10000, 0x20000, 0x62000, 0x100000
+
+
+def methods(subchannel: int, method: int, *data: int) -> list[int]:
+    return [1 << 29 | len(data) << 16 | subchannel << 13 | method >> 2, *data]
 
 
 class Pair:
@@ -59,6 +66,7 @@ def pair(machine: Any) -> Pair:
 def addresses_of_the_secret(pair: Pair) -> list[tuple[str, int, int]]:
     """Page-table entries that would show the secret if somebody forgot to translate or to check."""
     card, bus = pair.card, pair.bus
+    between = (bus - pair.mallory.device.memory.window) & (1 << 40) - 1
     backwards = (card - pair.mallory_base) & (1 << 40) - 1
     return [
         ("its address on the card", card >> 8 | 1, 0),
@@ -66,7 +74,7 @@ def addresses_of_the_secret(pair: Pair) -> list[tuple[str, int, int]]:
         ("its address on the machine's bus, snooped", bus >> 8 & 0xFFFFFFF0 | 1, 2 << 1),
         ("its address on the machine's bus, not snooped", bus >> 8 & 0xFFFFFFF0 | 1, 3 << 1),
         ("the reserved aperture", card >> 8 | 1, 1 << 1),
-        ("bus address as a distance between the windows", (bus - (2 << 33)) >> 8 & 0xFFFFFFF0 | 1, 2 << 1),
+        ("the distance between the two windows", between >> 8 & 0xFFFFFFF0 | 1, 2 << 1),
     ]
 
 
@@ -298,3 +306,55 @@ def test_memory_of_a_destroyed_guest_is_zero_for_the_next(pair: Pair) -> None:
     pair.alice.poke(DATA, SECRET)
     assert successor.peek(DATA, 256) == bytes(256)
     assert pair.alice.device.config_read(0, 4) in (0x06D810DE, 0xFFFFFFFF)
+
+
+CODE = 0x300000
+THIEF = """
+    MOV32I R0, {source:#x};
+    MOV R1, RZ;
+    MOV32I R4, {to:#x};
+    MOV R5, RZ;
+    LD.E R2, [R0];
+    ST.E [R4], R2;
+    EXIT;
+"""
+
+
+def launch(guest: Any, source: int, to: int) -> str:
+    """Run a kernel of one thread that copies a word between virtual addresses."""
+    guest.poke(CODE, assemble(THIEF.format(source=source, to=to)))
+    return guest.run(
+        [
+            *methods(1, 0, COMPUTE),
+            *methods(1, 0x1608, 0, CODE),
+            *methods(1, 0x3B4, 0),
+            *methods(1, 0x214, 0xFE000000),
+            *methods(1, 0x77C, 0xFF000000),
+            *methods(1, 0x238, 1 << 16 | 1, 1),
+            *methods(1, 0x3AC, 1 << 16 | 1, 1),
+            *methods(1, 0x2C0, 8),
+            *methods(1, 0x368, 0x1000),
+        ]
+    )
+
+
+def test_a_kernel_reaches_only_its_own_memory(pair: Pair) -> None:
+    mallory = pair.mallory
+    mallory.poke(DATA, b"mine")
+    assert launch(mallory, DATA, FETCHED) == "done"
+    assert mallory.peek(FETCHED, 4) == b"mine"
+    for what, low, high in addresses_of_the_secret(pair):
+        mallory.poke(FETCHED, bytes(4))
+        mallory.entry(WINDOW, low, high)
+        mallory.flush()
+        for source, to in ((WINDOW, FETCHED), (DATA, WINDOW)):
+            assert launch(mallory, source, to) == "fault", what
+            assert mallory.take_fault()[2] & ~0xFFF == WINDOW
+            mallory.bind()
+        assert mallory.peek(FETCHED, 4) == bytes(4)
+        assert pair.snapshot() == pair.picture
+    for address in (pair.card, pair.bus & 0xFFFFFFFF | 0x40000000):
+        assert launch(mallory, address & 0xFFFFFFFC | 0x10000000, FETCHED) == "fault"
+        mallory.take_fault()
+        mallory.bind()
+    pair.unharmed()
