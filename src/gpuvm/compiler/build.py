@@ -4,6 +4,8 @@ as it goes. Works on words; two-word integers are pairs `(lo, hi)` of operands.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gpuvm.compiler.graph import DominatorTree
 from gpuvm.compiler.mir import (
     ABS,
@@ -32,7 +34,7 @@ from gpuvm.compiler.ops import OPS
 MASK = 0xFFFFFFFF
 Pair = tuple[Src, Src]
 
-_COMPARE = {
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
     "LT": lambda a, b: a < b, "LE": lambda a, b: a <= b, "GT": lambda a, b: a > b, "GE": lambda a, b: a >= b,
     "EQ": lambda a, b: a == b, "NE": lambda a, b: a != b, "T": lambda a, b: True, "F": lambda a, b: False,
 }

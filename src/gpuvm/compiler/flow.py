@@ -35,13 +35,14 @@ Item = ast.Instr | ast.Call | Select | Copy
 
 @dataclass(slots=True)
 class End:
-    """How a block ends; kinds as in `mir.Term`, with the predicate's register name and "select" (var == value)."""
+    """How a block ends; kinds as in `mir.Term`, with the predicate's register name and "select" (var `cmp` value)."""
 
     kind: str
     targets: list[int] = field(default_factory=list)
     name: str = ""
     inverted: bool = False
     value: int = 0
+    cmp: str = "EQ"
     uniform: bool = False
     line: int = 0
 
@@ -175,6 +176,16 @@ class _Flattener:
             self.start(self.body.add())
         self.body.blocks[self.current].items.append(item)
 
+    def search(self, name: str, targets: list[int], low: int, line: int, uniform: bool) -> int:
+        """A tree of comparisons that jumps to targets[register - low]; returns its first block."""
+        if all(t == targets[0] for t in targets):
+            return targets[0]
+        half = len(targets) // 2
+        below = self.search(name, targets[:half], low, line, uniform)
+        above = self.search(name, targets[half:], low + half, line, uniform)
+        end = End("select", [below, above], name, value=low + half, cmp="LT", uniform=uniform, line=line)
+        return self.body.add(end)
+
     # ---- statements
 
     def walk(self, statements: tuple[ast.Statement, ...]) -> None:
@@ -265,7 +276,9 @@ class _Flattener:
             table = self.targets.get(s.args[1].name)
             if table is None:
                 raise CompileError(f"brx.idx needs a .branchtargets list; {s.args[1].name} is none", s.line)
-            end = End("switch", [self.label(x) for x in table.labels], self.look_up(s.args[0].name), line=s.line)
+            name = self.look_up(s.args[0].name)
+            first = self.search(name, [self.label(x) for x in table.labels], 0, s.line, "uni" in s.mods)
+            end = End("jump", [first], line=s.line)
         elif op == "trap":
             end = End("trap", line=s.line)
         else:

@@ -141,14 +141,12 @@ class Phi:
 class Term:
     """How a block ends.
 
-    `kind`: "jump" (one target), "branch" (targets[0] if `pred` else targets[1]), "switch" (targets[index]), "exit", "ret",
-    "trap". `uniform`: all threads of a warp that reach it go the same way.
+    `kind`: "jump" (one target), "branch" (targets[0] if `pred` else targets[1]), "exit", "ret", "trap". `uniform`: all threads of a warp that reach it go the same way.
     """
 
     kind: str
     targets: list[int] = field(default_factory=list)
     pred: Src | None = None
-    index: Src | None = None
     uniform: bool = False
     line: int = 0
 
@@ -180,6 +178,8 @@ class Fn:
     max_registers: int = 63
     uses_stack: bool = False
     """Its frame is relative to R1 (recursive or called indirectly), else at a fixed local address."""
+    reserve_stack_pointer: bool = False
+    """R1 is the stack pointer in this module."""
     barriers: int = 0
     calls: list[str] = field(default_factory=list)
     indirect: bool = False

@@ -76,9 +76,9 @@ def _split_kernel_exits(body: Body) -> None:
                 b.end.targets[k] = body.add(End("exit", line=blocks[t].end.line))
     for b in list(blocks):
         if b.end.kind == "jump":
-            t = blocks[b.end.targets[0]]
-            if not t.items and t.end.kind == "exit":
-                b.end = End("exit", line=t.end.line)
+            last = blocks[b.end.targets[0]]
+            if not last.items and last.end.kind == "exit":
+                b.end = End("exit", line=last.end.line)
 
 
 def _redirect(body: Body, source: int, old: int, new: int) -> None:

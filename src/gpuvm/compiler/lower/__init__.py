@@ -1,0 +1,1 @@
+"""PTX instructions to the machine form, one group of instructions a file."""
