@@ -106,7 +106,7 @@ def select(data: bytes) -> tuple[str, bytes]:
     text = data.split(b"\0", 1)[0]
     if not text.strip():
         raise fail("INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is empty")
-    if any(byte < 9 or 13 < byte < 32 for byte in text[:4096]):
+    if any(byte < 9 or 13 < byte < 32 or byte == 127 for byte in text[:4096]):
         raise fail("INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is neither")
     return "ptx", text
 

@@ -13,7 +13,7 @@ from gpuvm.guest.cuda.context import Allocation, Context, Stream
 from gpuvm.guest.cuda.core import entry, fail
 from gpuvm.guest.cuda.types import NAMES, address_of
 from gpuvm.guest.driver.copy import MAX_LINES, m2mf_linear, m2mf_rectangle
-from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer
+from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer, owns_its_pages
 from gpuvm.guest.driver.space import DEVICE_BASE, DEVICE_SIZE
 
 CUdeviceptr: Any = NAMES["CUdeviceptr"]
@@ -35,14 +35,21 @@ class Pinned:
     ----------
     flags : int
         As given to cuMemHostAlloc or cuMemHostRegister.
+    buffer : HostBuffer or None
+        None for registered memory whose pages hold other data too: the GPU does not reach it, copies are staged.
     """
 
-    def __init__(self, buffer: HostBuffer, address: int, size: int, flags: int, context: Context) -> None:
+    def __init__(self, buffer: HostBuffer | None, address: int, size: int, flags: int, context: Context) -> None:
         self.buffer = buffer
         self.address = address
         self.size = size
         self.flags = flags
         self.context = context
+
+    @property
+    def allocated(self) -> bool:
+        """Whether cuMemHostAlloc made it (else it is registered)."""
+        return self.buffer is not None and not isinstance(self.buffer, RegisteredBuffer)
 
 
 class MemoryApi(ApiBase):
@@ -66,6 +73,8 @@ class MemoryApi(ApiBase):
                 raise fail("INVALID_VALUE", _beyond(address, size, allocation.address, allocation.size))
             return address
         for pinned in self._pinned.values():
+            if pinned.buffer is None:
+                continue
             base = pinned.buffer.gpu_address
             if base <= address < base + pinned.size:
                 if address + size > base + pinned.size:
@@ -84,7 +93,7 @@ class MemoryApi(ApiBase):
         if not address:
             raise fail("INVALID_VALUE", "a host pointer must not be null")
         pinned = self._find_pinned(address)
-        if pinned is None:
+        if pinned is None or pinned.buffer is None:
             return address, False
         if address + size > pinned.address + pinned.size:
             raise fail("INVALID_VALUE", _beyond(address, size, pinned.address, pinned.size))
@@ -158,7 +167,7 @@ class MemoryApi(ApiBase):
         self._current()
         address = address_of(p)
         pinned = self._pinned.get(address)
-        if pinned is None or isinstance(pinned.buffer, RegisteredBuffer):
+        if pinned is None or not pinned.allocated:
             raise fail("INVALID_VALUE", f"{address:#x} must be an address that cuMemHostAlloc returned")
         self._release_pinned(pinned)
 
@@ -174,14 +183,14 @@ class MemoryApi(ApiBase):
             address < other.address + other.size and other.address < address + size for other in self._pinned.values()
         ):
             raise fail("HOST_MEMORY_ALREADY_REGISTERED")
-        buffer = self.driver.register_host(address, size)
+        buffer = self.driver.register_host(address, size) if owns_its_pages(address, size) else None
         self._pinned[address] = Pinned(buffer, address, size, flags, context)
 
     @entry
     def cuMemHostUnregister(self, p: Any) -> None:
         self._current()
         pinned = self._pinned.get(address_of(p))
-        if pinned is None or not isinstance(pinned.buffer, RegisteredBuffer):
+        if pinned is None or pinned.allocated:
             raise fail("HOST_MEMORY_NOT_REGISTERED")
         self._release_pinned(pinned)
 
@@ -190,7 +199,8 @@ class MemoryApi(ApiBase):
             if context.error is None:
                 context.synchronize()
         del self._pinned[pinned.address]
-        self.driver.free_host(pinned.buffer)
+        if pinned.buffer is not None:
+            self.driver.free_host(pinned.buffer)
 
     @entry
     def cuMemHostGetDevicePointer(self, p: Any, Flags: Any) -> Any:
@@ -201,6 +211,12 @@ class MemoryApi(ApiBase):
         pinned = self._find_pinned(address)
         if pinned is None:
             raise fail("INVALID_VALUE", f"{address:#x} must lie in page-locked host memory")
+        if pinned.buffer is None:
+            raise fail(
+                "NOT_SUPPORTED",
+                "registered memory is mapped only if its pages hold nothing else: align it to 4096 bytes, "
+                "or allocate it with cuMemHostAlloc",
+            )
         return CUdeviceptr(pinned.buffer.gpu_address + address - pinned.address)
 
     @entry

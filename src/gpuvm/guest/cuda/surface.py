@@ -3,6 +3,7 @@ constants."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 from gpuvm.guest.cuda.context import Context, ContextApi
@@ -12,7 +13,7 @@ from gpuvm.guest.cuda.launch import LaunchApi
 from gpuvm.guest.cuda.memory import MemoryApi
 from gpuvm.guest.cuda.module import ModuleApi
 from gpuvm.guest.cuda.streams import StreamApi
-from gpuvm.guest.cuda.types import NAMES, Boxed, CudaEnum, Structure
+from gpuvm.guest.cuda.types import NAMES, Boxed, Structure
 from gpuvm.guest.machine import Machine
 
 
@@ -64,7 +65,8 @@ class Cuda(LaunchApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
             del self._functions[handle]
         for pinned in [each for each in self._pinned.values() if each.context is context]:
             del self._pinned[pinned.address]
-            self.driver.free_host(pinned.buffer)
+            if pinned.buffer is not None:
+                self.driver.free_host(pinned.buffer)
 
     def sizeof(self, objType: Any) -> int:
         """Bytes of a type of this API, as C lays it out.
@@ -74,10 +76,6 @@ class Cuda(LaunchApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
         TypeError
             For a type that is none of this API's.
         """
-        import ctypes
-
-        if isinstance(objType, type) and issubclass(objType, CudaEnum):
-            return 4
         if isinstance(objType, type) and issubclass(objType, Boxed):
             return ctypes.sizeof(objType._ctype)
         if isinstance(objType, type) and issubclass(objType, Structure):

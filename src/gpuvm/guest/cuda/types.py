@@ -256,6 +256,8 @@ class Structure:
     """A C structure as an object with attributes."""
 
     _fields: tuple[_Field, ...] = ()
+    _reserved_after: tuple[str, ...] = ()
+    """Fields behind which C has a pointer without a name of its own here."""
 
     def __init__(self, _ptr: int = 0) -> None:
         self._values: dict[str, Any] = {}
@@ -276,11 +278,16 @@ class Structure:
     def _pack(self) -> Any:
         members: list[tuple[str, Any, Any]] = []
         for field in self._fields:
-            value = getattr(self, "_values").get(field.name, field.default())  # noqa: B009
+            # An enumeration is taken raw: 0 need not be one of its members.
+            value = self._values.get(field.name, field.default())
+            if field.kind == "bytes":
+                value = getattr(self, field.name)
             if isinstance(field.type, EnumType):
                 members.append((field.name, ctypes.c_int, int(value)))
             elif isinstance(value, Boxed):
                 members.append((field.name, value._ctype, int(value)))
+                if field.name in self._reserved_after:
+                    members.append((f"reserved_after_{field.name}", ctypes.c_void_p, None))
             elif field.kind in _SCALARS or field.kind == "Any":
                 kind = _CTYPES[field.kind]
                 members.append((field.name, kind, value))
@@ -350,6 +357,7 @@ def _build() -> None:
             for one in made:
                 setattr(NAMES[name], one.name, one)
     NAMES["CUuuid_st"].bytes = _Bytes(16)
+    NAMES["CUDA_MEMCPY3D_st"]._reserved_after = ("srcArray", "dstArray")
 
 
 class _Bytes:

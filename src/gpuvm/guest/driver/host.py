@@ -32,6 +32,8 @@ _libc.mmap.argtypes = [
 ]  # fmt: skip
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
+_CHUNK_HEADER, _CHUNK_IS_MAPPED = 16, 2
+
 _lock = threading.Lock()
 _window = RangeAllocator(WINDOW_BASE, WINDOW_SIZE, PAGE, "the window of GPU-visible host addresses")
 
@@ -108,13 +110,11 @@ class HostBuffer:
 
 
 class RegisteredBuffer(HostBuffer):
-    """Memory that the program already has, made page-locked: its pages are exchanged for the machine's RAM
-    in place.
+    """Memory that the program already has, made page-locked: its pages are exchanged for the machine's RAM in
+    place.
 
-    The contents move into RAM pages of the machine, which are then mapped where the program's own pages
-    were; `free` moves them back.
-    A native thread that writes to the same pages without the interpreter lock during the exchange may lose
-    that write: the pages at both ends may hold other data of the process.
+    The contents move into RAM pages of the machine, which are then mapped where the program's own pages were;
+    `free` moves them back. Only whole pages of the program's can be exchanged: see `owns_its_pages`.
 
     Attributes
     ----------
@@ -169,3 +169,19 @@ class RegisteredBuffer(HostBuffer):
                     if at >= end:
                         return True
         return False
+
+
+def owns_its_pages(address: int, size: int) -> bool:
+    """Whether no other data of the process can lie in the pages of a range, so they may be exchanged.
+
+    True for page-aligned ranges, and for what the C library allocated with pages of its own: such a block
+    begins with a 16-byte header at the start of a page, which says so and holds the number of bytes up to
+    the block's end.
+    """
+    if address % PAGE == 0 and size % PAGE == 0:
+        return True
+    if address % PAGE != _CHUNK_HEADER:
+        return False
+    word = int(ctypes.c_uint64.from_address(address - 8).value)
+    length = word & ~7
+    return word & 7 == _CHUNK_IS_MAPPED and length % PAGE == 0 and size + _CHUNK_HEADER <= length
