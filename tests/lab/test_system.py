@@ -127,7 +127,8 @@ def test_a_plan_runs_every_workload_in_every_mode_and_machine() -> None:
         size="small",
         vms=2,
         stagger=1,
-        limits={"vram": 64 * MIB, "memory": 64 * MIB},
+        vram=64 * MIB,
+        memory=64 * MIB,
     )
     runs = list(carry_out(plan))
     assert len(runs) == plan.runs == 6

@@ -13,29 +13,41 @@ from gpuvm.compiler.nvrtc import NvrtcMissingError, compile_cuda
 
 
 def compile_file(
-    source: Path, output: Path | None, keep_ptx: bool, define: list[str], include: list[Path], verbose: bool
+    source: Path,
+    output: Path | None,
+    keep_ptx: bool,
+    nvrtc_options: list[str],
+    max_registers: int,
+    optimize: int,
+    verbose: bool,
 ) -> None:
-    """Compile a .cu or .ptx file to a cubin."""
+    """Compile a .cu or .ptx file to a cubin.
+
+    Raises
+    ------
+    CommandError
+        If the source does not compile; the sentence names its line.
+    """
     existing_file(source)
-    output = output or source.with_suffix(".cubin")
-    text = source.read_bytes()
     kind = source.suffix.lower()
     if kind not in (".cu", ".ptx"):
         raise CommandError(f"the source must be a .cu or .ptx file, got {source}")
+    if max_registers and not 16 <= max_registers <= 63:
+        raise CommandError(f"--max-registers must be 16 to 63, or 0 for all, got {max_registers}")
+    output = output or source.with_suffix(".cubin")
+    text = source.read_bytes()
+    log = ""
     try:
         if kind == ".cu":
-            options = [f"-D{macro}" for macro in define] + [f"-I{folder}" for folder in include]
-            ptx, log = compile_cuda(text, source.name, options)
-            if verbose and log:
-                print(log, file=sys.stderr)
-            if keep_ptx:
-                save(output.with_suffix(".ptx"), ptx.encode())
+            ptx, log = compile_cuda(text, source.name, nvrtc_options)
             text = ptx.encode()
-        result = compile_ptx(text)
+            if keep_ptx:
+                save(output.with_suffix(".ptx"), text)
+        result = compile_ptx(text, max_registers=max_registers, optimize=optimize)
     except NvrtcMissingError as error:
         raise CommandError(str(error), FAILED) from None
     except CompileError as error:
         raise CommandError(f"{source}: {error}", FAILED) from None
-    if verbose and result.log:
-        print(result.log, file=sys.stderr)
+    if verbose:
+        print("\n".join(part.strip() for part in (log, result.log) if part.strip()), file=sys.stderr)
     save(output, result.cubin)

@@ -163,12 +163,18 @@ def compile_program(
     include: Annotated[
         list[Path] | None, typer.Option("-I", metavar="DIR", help="Look for headers here too (CUDA C).")
     ] = None,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print the compiler's log.")] = False,
+    max_registers: Annotated[
+        int,
+        typer.Option("--max-registers", metavar="N", help="Most registers of a thread: 16 to 63; 0: all."),
+    ] = 0,
+    optimize: Annotated[int, typer.Option("-O", min=0, max=4, help="Optimization level.")] = 3,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print the compilers' logs.")] = False,
 ) -> None:
     """Compile CUDA C or PTX to Fermi machine code (an sm_20 cubin)."""
     from gpuvm.cli import compiling as command
 
-    command.compile_file(source, output, keep_ptx, define or [], include or [], verbose)
+    nvrtc_options = [*(f"-D{macro}" for macro in define or []), *(f"-I{folder}" for folder in include or [])]
+    command.compile_file(source, output, keep_ptx, nvrtc_options, max_registers, optimize, verbose)
 
 
 @app.command()

@@ -45,9 +45,9 @@ def run(
     if vms > 1 and not MODES[chosen].shared:
         raise CommandError(f"--vms must be 1 with --mode {chosen}, which does not share the GPU, got {vms}")
     policy = choose_one("--scheduler", scheduler, SCHEDULERS)
-    sizes = {"memory": size_bytes("--memory", memory), "vram": size_bytes("--vram", vram)}
+    ram, video = size_bytes("--memory", memory), size_bytes("--vram", vram)
     try:
-        system = System(chosen, vms, scheduler=policy, watchdog_s=watchdog, **sizes)
+        system = System(chosen, vms, scheduler=policy, memory=ram, vram=video, watchdog_s=watchdog)
     except (HypervisorError, RuntimeError, OSError) as error:
         raise CommandError(f"the machines could not be made: {error}", FAILED) from None
     with system:

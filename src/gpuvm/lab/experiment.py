@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpuvm.jit.executor import Executor
 from gpuvm.lab.modes import MODES
 from gpuvm.lab.runner import Job, Observer, Run, run_together
-from gpuvm.lab.system import System
+from gpuvm.lab.system import MEMORY, VRAM, System
 from gpuvm.workloads.base import SEED, Inputs, Workload
 
 
@@ -49,8 +49,9 @@ class Plan:
     seed: int = SEED
     repeat: int = 1
     stagger: int = 0
-    limits: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of the system in bytes: keyword arguments `vram` and `memory` of `System`."""
+    vram: int = VRAM
+    memory: int = MEMORY
+    """Bytes of video memory and of RAM that each machine has."""
 
     def machines(self, mode: str) -> int:
         """Machines of a mode."""
@@ -84,7 +85,14 @@ def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
         stack.callback(executor.close)
         systems = [
             stack.enter_context(
-                System(mode, plan.machines(mode), scheduler=plan.scheduler, executor=executor, **plan.limits)
+                System(
+                    mode,
+                    plan.machines(mode),
+                    scheduler=plan.scheduler,
+                    vram=plan.vram,
+                    memory=plan.memory,
+                    executor=executor,
+                )
             )
             for mode in plan.modes
         ]
