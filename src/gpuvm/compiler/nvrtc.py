@@ -1,69 +1,67 @@
-"""CUDA C to PTX through NVRTC, for those who installed the optional extra `cuda`. The PTX is for compute_50,
-the oldest target that NVRTC 12 has; `compile_ptx` refuses what of it Fermi cannot do.
-"""
+"""CUDA C to PTX through NVRTC, where the optional extra `gpuvm[cuda]` is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from gpuvm.compiler.errors import CompileError
 
 ARCHITECTURE = "compute_50"
+"""The oldest that NVRTC 12 knows; its PTX goes down to sm_20 as far as Fermi has the means."""
 
 
-class NvrtcMissingError(Exception):
-    """NVRTC is not installed or does not load."""
+class NvrtcMissingError(RuntimeError):
+    """NVRTC is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__("compiling CUDA C needs NVRTC; install it with: pip install 'gpuvm[cuda]'")
 
 
-def compile_cuda(source: bytes, name: str = "kernel.cu", options: Sequence[str] = ()) -> tuple[str, str]:
+def compile_cuda(source: str | bytes, name: str = "program.cu", options: Sequence[str] = ()) -> tuple[str, str]:
     """Compile CUDA C.
 
     Parameters
     ----------
-    source : bytes
-        The text.
+    source : str or bytes
+        The program text.
     name : str
-        What messages call it.
+        Its name in messages.
     options : sequence of str
-        More options as NVRTC takes them, such as "-DN=16" or "-I/folder".
+        NVRTC options; the architecture is added unless given.
 
     Returns
     -------
-    ptx, log : str
+    (ptx, log)
 
     Raises
     ------
-    CompileError
-        If NVRTC refuses the text; the message is its log.
     NvrtcMissingError
-        If there is no NVRTC here.
+        If NVRTC is not installed.
+    CompileError
+        With NVRTC's log, if the program is wrong.
     """
     try:
         from cuda.bindings import nvrtc
-
-        nvrtc.nvrtcVersion()
-    except Exception as error:  # an ImportError, or what the bindings raise when their library does not load
-        raise NvrtcMissingError(
-            f"CUDA C needs NVRTC ({error}); install it with: pip install 'gpuvm[cuda]'"
-        ) from None
-    program = _check(nvrtc.nvrtcCreateProgram(source, name.encode(), 0, [], []), "create a program")
+    except ImportError:
+        raise NvrtcMissingError from None
+    text = source.encode() if isinstance(source, str) else source
+    chosen = list(options)
+    if not any(o.startswith(("--gpu-architecture", "-arch")) for o in chosen):
+        chosen.insert(0, f"--gpu-architecture={ARCHITECTURE}")
+    error, program = nvrtc.nvrtcCreateProgram(text, name.encode(), 0, [], [])
+    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise CompileError(f"NVRTC did not take the program: {error.name}")
     try:
-        words = [f"--gpu-architecture={ARCHITECTURE}".encode(), *(option.encode() for option in options)]
-        (result,) = nvrtc.nvrtcCompileProgram(program, len(words), words)
-        log = bytearray(_check(nvrtc.nvrtcGetProgramLogSize(program), "give its log's size"))
-        _check(nvrtc.nvrtcGetProgramLog(program, log), "give its log")
-        text = log.rstrip(b"\0\n").decode(errors="replace")
-        if int(result) != 0:
-            raise CompileError(text or f"NVRTC refuses {name} with {result.name}")
-        ptx = bytearray(_check(nvrtc.nvrtcGetPTXSize(program), "give the PTX's size"))
-        _check(nvrtc.nvrtcGetPTX(program, ptx), "give the PTX")
-        return ptx.rstrip(b"\0").decode(), text
+        (error,) = nvrtc.nvrtcCompileProgram(program, len(chosen), [o.encode() for o in chosen])
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        buffer = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, buffer)
+        log = buffer.split(b"\0", 1)[0].decode(errors="replace").strip()
+        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise CompileError(f"NVRTC: {log or error.name}")
+        _, size = nvrtc.nvrtcGetPTXSize(program)
+        buffer = b" " * size
+        nvrtc.nvrtcGetPTX(program, buffer)
+        return buffer.split(b"\0", 1)[0].decode(), log
     finally:
         nvrtc.nvrtcDestroyProgram(program)
-
-
-def _check(result: tuple[Any, ...], what: str) -> Any:
-    if int(result[0]) != 0:
-        raise CompileError(f"NVRTC must {what}, but returned {result[0].name}")
-    return result[1] if len(result) > 1 else None

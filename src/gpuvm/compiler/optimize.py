@@ -349,11 +349,8 @@ class _Legalizer:
         if isinstance(b, Imm) and not fits_immediate("i", b.value):
             b = self.register(b)
         if not isinstance(b, Value) and constant_addend:
-            # one constant each: the factor is an immediate as a rule, so the addend goes to registers
-            if isinstance(b, Imm):
-                lo, hi = (self.register(x) if isinstance(x, CB) else x for x in (lo, hi))
-            else:
-                b = self.register(b)
+            # one constant each; the factor's register serves all arrays of that element size
+            b = self.register(b)
         lo, hi = (self.register(x) if not isinstance(x, Value | CB) and x != ZERO else x for x in (lo, hi))
         inst.srcs = [a, b, lo, hi] if addend else [a, b, ZERO, ZERO]
 

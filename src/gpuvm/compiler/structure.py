@@ -174,12 +174,6 @@ def absorb_tails(succs: graph.Adjacency, preds: graph.Adjacency, members: set[in
     while True:
         around = members | tails
         targets = {t for _, t in exit_edges(succs, around)}
-        if len(targets) <= 1 and all(succs[t] for t in targets):
-            return tails, targets
-        dead = {t for t in targets if not succs[t] and all(p in around for p in preds[t])}
-        if dead:
-            tails |= dead
-            continue
         if len(targets) <= 1:
             return tails, targets
         more = {
@@ -190,6 +184,12 @@ def absorb_tails(succs: graph.Adjacency, preds: graph.Adjacency, members: set[in
         # swallow only while something is gained: a tail whose way on is another target, or shared by two tails
         follow = [succs[t][0] for t in more]
         useful = {t for t in more if succs[t][0] in targets or follow.count(succs[t][0]) > 1}
+        # ends of the kernel that only this loop reaches; one way on must stay
+        if not useful:
+            dead = {t for t in targets if not succs[t] and all(p in around for p in preds[t])}
+            if dead == targets:
+                dead.discard(max(dead))
+            useful = dead
         if not useful:
             return tails, targets
         tails |= useful
