@@ -214,9 +214,10 @@ class Launch:
 
     def __call__(self, *arguments: Any) -> None:
         """Launch. A NumPy array is copied to the device before the kernel and back after it, which waits for
-        the kernel; device
-        arrays, pointers and numbers are passed as they are, a plain Python number in the size that the
-        kernel declares.""" kernel = self._kernel
+        the kernel; device arrays, pointers and numbers are passed as they are, a plain Python number in the
+        size that the kernel declares.
+        """
+        kernel = self._kernel
         gpu, sizes = kernel._gpu, kernel._sizes
         if len(arguments) != len(sizes):
             raise TypeError(f"{kernel.name} takes {len(sizes)} arguments, got {len(arguments)}")
@@ -265,5 +266,6 @@ def _raw(value: Any, size: int, name: str) -> bytes:
             return np.float64(value).tobytes()
     if isinstance(value, (ctypes.Structure, ctypes._SimpleCData)):
         return bytes(value)
-    raise TypeError(f"an argument of {name} must be an array, a pointer or a number, got
-    {type(value).__name__}")
+    raise TypeError(
+        f"an argument of {name} must be an array, a pointer or a number, got {type(value).__name__}"
+    )
