@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gpuvm.gpu import SMALL, Gf100
+from gpuvm.jit.executor import StopFlag
 from gpuvm.jit.launch import Launch, Outcome, Statistics
 from gpuvm.pci.config import COMMAND, MSI
 from gpuvm.pci.memory import BusMemory, MemoryRegion
@@ -44,11 +45,11 @@ class RecordingExecutor:
 
     def __init__(self) -> None:
         self.launches: list[Launch] = []
-        self.effect: Callable[[Launch, threading.Event], Outcome] = lambda launch, stop: Outcome(
+        self.effect: Callable[[Launch, StopFlag], Outcome] = lambda launch, stop: Outcome(
             statistics=Statistics(blocks=launch.grid[0], warp_instructions=10)
         )
 
-    def run(self, launch: Launch, stop: threading.Event | None) -> Outcome:
+    def run(self, launch: Launch, stop: StopFlag | None) -> Outcome:
         self.launches.append(launch)
         assert stop is not None
         return self.effect(launch, stop)

@@ -193,7 +193,7 @@ def test_a_kernel_that_never_ends_is_stopped_by_the_watchdog(new_rig, push):
     stopped = threading.Event()
 
     def endless(launch, stop):
-        assert stop.wait(20)
+        rig.until(lambda: stop.requested, "the request to stop")
         stopped.set()
         return Outcome(ExecutionError(ErrorKind.STOPPED))
 
@@ -217,7 +217,7 @@ def test_an_engine_reset_ends_a_launch(rig, push):
 
     def endless(launch, stop):
         begun.set()
-        assert stop.wait(20)
+        rig.until(lambda: stop.requested, "the request to stop")
         return Outcome(ExecutionError(ErrorKind.STOPPED))
 
     rig.executor.effect = endless
@@ -237,7 +237,7 @@ def test_clearing_a_channel_ends_its_launch(rig, push):
 
     def endless(launch, stop):
         begun.set()
-        assert stop.wait(20)
+        rig.until(lambda: stop.requested, "the request to stop")
         return Outcome(ExecutionError(ErrorKind.STOPPED))
 
     rig.executor.effect = endless

@@ -178,7 +178,7 @@ def test_ranges_and_single_pages_agree_on_every_table(small, large, size, addres
             return fault.reason, fault.write
 
     def single():
-        *_, region, offset = space().page(address >> 12, write)
+        region, offset = space().place(address >> 12, write)
         return region.name, offset + (address & 0xFFF)
 
     def ranged():
@@ -216,3 +216,99 @@ def test_runs_cover_every_entry_once(pages):
     assert [first + at for first, count in found for at in range(count)] == list(range(len(pages)))
     for first, count in found:
         assert all(entries[first + at] == entries[first] + 16 * at for at in range(count))
+
+
+LAUNCH = ((0x238, 0x10001, 1), (0x3AC, 0x10020, 1), (0x2C0, 8), (0x368, 0))
+
+
+def launching(push):
+    words = push().method(1, 0, 0x90C0)
+    for method, *data in LAUNCH:
+        words.method(1, method, *data)
+    return words
+
+
+def test_tables_written_by_the_gpu_itself_are_seen_by_the_next_launch(rig, push):
+    """An entry arrives by copy, by semaphore, by pushbuffer data, by BAR1: each is walked without a flush."""
+    channel = rig.channel()
+    page = rig.take(0x10000)
+    tables = channel.tables
+    entry = tables.entry(VA)
+    tables.map(0x6000_0000, entry & ~0xFFF)
+    window = 0x6000_0000 + (entry & 0xFFF)
+    channel.run(launching(push))
+    (view,) = rig.views
+    assert VA not in view.pages
+    low = page >> 8 | 1
+
+    channel.run(push().release(window, low))
+    channel.run(launching(push))
+    assert view.pages[VA] == (rig.gpu.vram.fd, page, True)
+
+    rig.memory.write(channel.fence + 0x300, (low + 0x10).to_bytes(8, "little"))
+    words = push().method(2, 0, 0x9039).method(2, 0x238, 0, window + 8)
+    words.method(2, 0x30C, 0, channel.fence_va + 0x300, 0, 0, 8, 1).method(2, 0x300, 0x100110)
+    channel.run(words)
+    channel.run(launching(push))
+    assert VA + 0x1000 in view.pages
+
+    words = push().method(2, 0x238, 0, window + 16).method(2, 0x314, 0, 0, 8, 1).method(2, 0x300, 0x100111)
+    channel.run(words.same(2, 0x304, low + 0x20, 0))
+    channel.run(launching(push))
+    assert VA + 0x2000 in view.pages
+
+    rig.bar1.map(0x40_0000, entry & ~0xFFF)
+    rig.gpu.write(1, 0x40_0000 + (entry & 0xFFF) + 24, 8, low + 0x30)
+    channel.run(launching(push))
+    assert VA + 0x3000 in view.pages
+    rig.gpu.write_block(1, 0x40_0000 + (entry & 0xFFF) + 32, (low + 0x40).to_bytes(8, "little"))
+    channel.run(launching(push))
+    assert VA + 0x4000 in view.pages
+
+
+def test_tables_that_a_kernel_can_write_are_looked_at_after_each_launch(rig, push):
+    channel = rig.channel()
+    page, entry = rig.take(0x1000), channel.tables.entry(VA)
+    channel.tables.map(0x6000_0000, entry & ~0xFFF)
+    channel.run(launching(push))
+    usual = rig.executor.effect
+
+    def kernel_writes_the_table(launch, stop):
+        fd, offset, writable = launch.space.pages[0x6000_0000]
+        assert (fd, writable) == (rig.gpu.vram.fd, True)
+        rig.gpu.vram.write(offset + (entry & 0xFFF), (page >> 8 | 1).to_bytes(8, "little"))
+        rig.executor.effect = usual
+        return usual(launch, stop)
+
+    rig.executor.effect = kernel_writes_the_table
+    channel.run(launching(push))
+    channel.run(launching(push))
+    assert VA in rig.views[0].pages
+
+
+def test_tables_in_system_memory_are_compared_at_each_launch(rig, push):
+    channel = rig.channel()
+    table, page = rig.ram(0x40000), rig.take(0x1000)
+    rig.poke64(channel.tables.directory + 8 * (VA >> 27), (table >> 8 | 2) << 32)
+    channel.run(launching(push))
+    rig.memory.write(table + 8 * (VA >> 12 & 0x7FFF), (page >> 8 | 1).to_bytes(8, "little"))
+    channel.run(launching(push))
+    assert VA in rig.views[0].pages
+
+
+def test_scattered_pages_are_copied_in_their_order(rig, push):
+    """More pieces than are looked up one by one, and ends that are not on a page's edge."""
+    channel = rig.channel()
+    count = 200
+    order = np.random.default_rng(2).permutation(count)
+    base, target = rig.ram(count << 12), rig.take(count << 12)
+    data = np.random.default_rng(3).integers(0, 256, count << 12, np.uint8)
+    for at, where in enumerate(order.tolist()):
+        channel.tables.map(VA + (at << 12), base + (where << 12), target=2)
+        rig.memory.write(base + (where << 12), data[at << 12 : (at + 1) << 12].tobytes())
+    channel.tables.map(0x5000_0000, target, count << 12)
+    size = (count << 12) - 0x123 - 0x45
+    words = push().method(2, 0, 0x9039).method(2, 0x238, 0, 0x5000_0000)
+    words.method(2, 0x30C, 0, VA + 0x123, 0, 0, size, 1).method(2, 0x300, 0x100110)
+    channel.run(words)
+    assert rig.gpu.vram.read(target, size) == data.tobytes()[0x123 : 0x123 + size]

@@ -68,10 +68,10 @@ class Kernels:
     def run(self, launch: Launch, stop: Any) -> Outcome:
         self.launches += 1
         self.started.set()
-        while not self.ready.is_set() and not stop.is_set():
+        while not self.ready.is_set() and not stop.requested:
             time.sleep(0.001)
         outcome = Outcome(statistics=Statistics())
-        if stop.is_set():
+        if stop.requested:
             outcome.error = ExecutionError(ErrorKind.STOPPED)
         return outcome
 

@@ -31,6 +31,7 @@ class Pramin:
         self._target = int(Target.VRAM)
         self._base = 0
         self._words = gpu.memory.words(gpu.vram)
+        self._watched = gpu.memory.watched
         self._limit = gpu.vram.size
 
     def move(self, value: int) -> None:
@@ -54,6 +55,8 @@ class Pramin:
         address = self._base + offset
         if self._target == 0 and address < self._limit:
             self._words[address >> 2] = value
+            if self._watched[address >> 12]:
+                self._memory.epoch += 1
         else:
             self._memory.write32(self._target, address, value)
 
@@ -118,7 +121,7 @@ class BarAperture:
         while length > 0:
             count = min(length, 4096 - offset % 4096)
             try:
-                _, _, _, region, start = space.page(offset >> 12, False)
+                region, start = space.place(offset >> 12, False)
                 parts.append(region.read(start + offset % 4096, count))
             except MmuFault as fault:
                 parts.append(bytes(count))
@@ -136,8 +139,9 @@ class BarAperture:
         while done < len(data):
             count = min(len(data) - done, 4096 - offset % 4096)
             try:
-                _, _, _, region, start = space.page(offset >> 12, True)
+                region, start = space.place(offset >> 12, True)
                 region.write(start + offset % 4096, data[done : done + count])
+                self._gpu.memory.wrote(region, start, 4096)
             except MmuFault as fault:
                 told = told or self._fault(fault)
             offset += count

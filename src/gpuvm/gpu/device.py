@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from gpuvm.gpu import pmc as pmc_bits
 from gpuvm.gpu.apertures import PRAMIN_BASE, PRAMIN_SIZE, BarAperture, Pramin
@@ -21,7 +21,7 @@ from gpuvm.gpu.pbus import Pbus
 from gpuvm.gpu.pcopy import Pcopy
 from gpuvm.gpu.pfb import Pfb
 from gpuvm.gpu.pfifo import CHANNELS, Pfifo, Psubfifo
-from gpuvm.gpu.pgraph import Executor, Pgraph, StopFlag
+from gpuvm.gpu.pgraph import Executor, Pgraph
 from gpuvm.gpu.physical import PhysicalMemory
 from gpuvm.gpu.pmc import Pmc
 from gpuvm.gpu.pmu import Pmu
@@ -35,6 +35,9 @@ from gpuvm.pci.config import ConfigSpace
 from gpuvm.pci.device import Bar, InterruptSink
 from gpuvm.pci.memory import BusMemory, MemoryRegion
 from gpuvm.registers.map import RegisterFile
+
+if TYPE_CHECKING:
+    from gpuvm.jit.executor import Executor as JitExecutor
 
 VENDOR = 0x10DE
 CLASS_VGA = 0x030000
@@ -94,7 +97,7 @@ class Gf100:
         self.classes = BY_ENGINE
 
         self._executor = executor
-        self._own_executor: Executor | None = None
+        self._own_executor: JitExecutor | None = None
         self._error_listeners: list[ErrorListener] = []
         self._guard = Guard(self._collect)
         self._sink: InterruptSink | None = None
@@ -225,8 +228,11 @@ class Gf100:
             if PRAMIN_BASE <= offset < PRAMIN_END:
                 self.pramin.write32(offset - PRAMIN_BASE, value)
             elif 0 <= offset < BAR0_SIZE:
-                with self._guard:
+                if self.registers.plain(offset):
                     self.registers.write(offset, value)
+                else:
+                    with self._guard:
+                        self.registers.write(offset, value)
         elif bar == 1:
             if 0 <= offset < BAR1_SIZE:
                 self.bar1.write32(offset, value)
@@ -313,10 +319,9 @@ class Gf100:
         self.bar3.bind(0)
         self.pramin.close()
         self.mmu.close()
-        closer = getattr(self._own_executor, "close", None)
-        if closer is not None:
-            closer()
-        self._own_executor = None
+        if self._own_executor is not None:
+            self._own_executor.close()
+            self._own_executor = None
         self._sink = None
         self.memory.forget()
         self.vram.close()
@@ -398,18 +403,10 @@ class Gf100:
         if self._executor is not None:
             return self._executor
         if self._own_executor is None:
-            from gpuvm.jit.executor import Executor as JitExecutor
+            from gpuvm.jit import executor
 
-            self._own_executor = JitExecutor()
+            self._own_executor = executor.Executor()
         return self._own_executor
-
-    def new_stop_flag(self) -> StopFlag:
-        """Make the flag that asks a launch to stop."""
-        if self._executor is not None and not hasattr(self._executor, "stop_flag"):
-            return threading.Event()
-        from gpuvm.jit.executor import StopFlag as JitStopFlag
-
-        return JitStopFlag()
 
     def notify_error(self, channel: Channel) -> None:
         """Tell the owner that a channel stopped or waits."""

@@ -26,6 +26,7 @@ class Mmu:
         self._budget = Budget()
         self._budget.reclaim = self._reclaim
         self._spaces: dict[Root, Translations] = {}
+        memory.on_watch = self._watched
         self._lock = threading.Lock()
         self.flushes = 0
 
@@ -66,6 +67,10 @@ class Mmu:
             same = space.root.directory == address and space.root.target == target
             if same or trigger & FLUSH_ALL_DIRECTORIES:
                 space.flush()
+
+    def _watched(self) -> None:
+        for space in list(self._spaces.values()):
+            space.forget_pages()
 
     def _reclaim(self, keep: Translations) -> None:
         """Empty the spaces that no launch uses now, to make room for `keep`."""

@@ -26,6 +26,7 @@ from gpuvm.registers.declare import Block, Field, Register, Scratch, bit
 if TYPE_CHECKING:
     from gpuvm.gpu.classes.compute import Compute
     from gpuvm.gpu.device import Gf100
+    from gpuvm.jit.executor import StopFlag
     from gpuvm.jit.launch import ExecutionError, Launch, Outcome
 
 INTR_NOTIFY, INTR_ILLEGAL_MTHD, INTR_ILLEGAL_CLASS = 1 << 0, 1 << 4, 1 << 5
@@ -171,12 +172,6 @@ GLOBAL_BPT_INT = 1 << 4
 """MP_TRAP_GLOBAL_ERROR of a trap instruction."""
 
 
-class StopFlag(Protocol):
-    """What asks a launch to stop."""
-
-    def set(self) -> None: ...
-
-
 class Executor(Protocol):
     """Who runs grids: `gpuvm.jit.executor.Executor`, or a test's stand-in."""
 
@@ -315,6 +310,7 @@ class Pgraph(Engine):
         MmuFault
             If the page tables cannot be mapped; what the kernel itself does wrong is reported here.
         """
+        from gpuvm.jit.executor import StopFlag
         from gpuvm.jit.launch import ConstantBank, Launch
 
         channel, state = target.channel, target.state
@@ -336,12 +332,12 @@ class Pgraph(Engine):
             shared_window=state[0x214 >> 2],
             local_window=state[0x77C >> 2],
         )
-        executor, stop = self.gpu.executor(), self.gpu.new_stop_flag()
+        executor, stop = self.gpu.executor(), StopFlag()
         timer = self._watch(stop)
         with self._abort_lock:
             self._launching = (channel, stop)
         if channel.stop is not None or self.gpu.runner.closing:
-            stop.set()
+            stop.kill()
         space.running(+1)
         try:
             outcome = executor.run(launch, stop)
@@ -370,7 +366,7 @@ class Pgraph(Engine):
 
         def expire() -> None:
             self._timed_out = True
-            stop.set()
+            stop.kill()
 
         timer = threading.Timer(limit, expire)
         timer.daemon = True
@@ -422,7 +418,7 @@ class Pgraph(Engine):
         """Stop the launch in progress if it is this channel's (any channel's if None)."""
         with self._abort_lock:
             if self._launching is not None and channel in (None, self._launching[0]):
-                self._launching[1].set()
+                self._launching[1].kill()
 
     def forget(self, channel: Channel) -> None:
         """Drop what a channel that is gone still had to say."""
@@ -438,7 +434,7 @@ class Pgraph(Engine):
             launching = self._launching
         if launching is not None:
             launching[0].stop = launching[0].stop or Stop.TRAP
-            launching[1].set()
+            launching[1].kill()
         waiting = [each.channel for each in self._queue]
         if self._owner is not None:
             waiting.append(self._owner)

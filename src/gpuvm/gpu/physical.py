@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,11 +32,30 @@ class PhysicalMemory:
         self.bus = BusMemory()
         self._words: dict[int, tuple[MemoryRegion, memoryview]] = {}
         self._size = vram.size
+        self.epoch = 0
+        """Grows after each write that may have changed a page table (see `watch`)."""
+        self.watched = bytearray(vram.size >> 12)
+        """Per 4 KiB of VRAM: 1 where a page table lies that translations were read from."""
+        self.watches = 0
+        self.on_watch: Callable[[], None] = lambda: None
 
     def connect(self, bus: BusMemory) -> None:
         """Put another machine's memory behind the system targets."""
         self.bus = bus
         self._words.clear()
+
+    def watch(self, address: int, size: int) -> None:
+        """Count writes to this range of VRAM in `epoch`: a page table is there."""
+        first, last = address >> 12, min(address + size + 0xFFF, self._size) >> 12
+        if self.watched.find(0, first, last) >= 0:
+            self.watched[first:last] = b"\1" * (last - first)
+            self.watches += 1
+            self.on_watch()
+
+    def wrote(self, region: MemoryRegion, offset: int, size: int) -> None:
+        """Say that a range was written by other means than `write` and `write32`."""
+        if region is self.vram and self.watched.find(1, offset >> 12, (offset + size + 0xFFF) >> 12) >= 0:
+            self.epoch += 1
 
     def locate(self, target: int, address: int) -> tuple[MemoryRegion, int] | None:
         """Return the region and the offset in it of a physical address; None if nothing is there."""
@@ -93,6 +113,7 @@ class PhysicalMemory:
         found = self.locate(target, address)
         if found is not None and not found[1] & 3:
             self.words(found[0])[found[1] >> 2] = value
+            self.wrote(found[0], found[1], 4)
 
     def write(self, target: int, address: int, data: memoryview) -> None:
         """Write bytes; what nothing backs is dropped."""
@@ -105,6 +126,7 @@ class PhysicalMemory:
             region, offset = found
             length = min(len(data) - done, region.size - offset)
             region.write(offset, data[done : done + length])
+            self.wrote(region, offset, length)
             done += length
 
     def forget(self) -> None:

@@ -32,7 +32,7 @@ def copy(gpu: Gf100, channel: Channel, source: int, target: int, size: int) -> N
 
 
 def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run]) -> None:
-    vram, copied, number = gpu.vram, gpu.counters.copied, channel.number
+    vram, copied, number, wrote = gpu.vram, gpu.counters.copied, channel.number, gpu.memory.wrote
     index, (region, offset, left) = 0, sources[0]
     base = region.address
     for to, to_offset, length in targets:
@@ -41,6 +41,7 @@ def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run])
             count = min(left, length)
             _memmove(to_base + to_offset, base + offset, count)
             copied(number, count, region is vram, to is vram)
+            wrote(to, to_offset, count)
             to_offset += count
             offset += count
             length -= count

@@ -17,15 +17,18 @@ import numpy.typing as npt
 
 from gpuvm.gpu import paging
 from gpuvm.gpu.paging import MmuFault, Reason, Root
-from gpuvm.gpu.physical import PhysicalMemory
+from gpuvm.gpu.physical import PhysicalMemory, Target
 from gpuvm.jit.space import AddressSpace, MappingLimitError
 from gpuvm.pci.memory import MemoryRegion
 
 Run = tuple[MemoryRegion, int, int]
 """Region, offset in it, bytes."""
 
-Page = tuple[memoryview, int, bool, MemoryRegion, int]
-"""Words of the region, index of the page's first word, writable, region, offset of the page."""
+Page = tuple[memoryview, int, bool, MemoryRegion, int, bool]
+"""Words of the region, index of the page's first word, writable without ado, region, offset in it, writable.
+
+A page that holds a page table is not written without ado: such a write is counted.
+"""
 
 _EMPTY = np.empty(0, np.uint64)
 
@@ -98,6 +101,11 @@ class Translations:
         self._directories: dict[int, Directory] = {}
         self._root_table = _EMPTY
         self._present: set[int] = set()
+        self._current = -1
+        """Epoch of the memory at which the host's view was last brought up to date; -1 if it must be."""
+        self._changes = 0
+        self._judged = (-1, -1)
+        self._dangerous = False
         self._lock = threading.RLock()
         self._running = 0
 
@@ -114,9 +122,14 @@ class Translations:
         page = self._pages.get(number)
         if page is None:
             page = self._walk(number, write)
-        if write and not page[2]:
+        if write and not page[5]:
             raise MmuFault(number << 12, True, Reason.PAGE_READ_ONLY)
         return page
+
+    def place(self, number: int, write: bool) -> tuple[MemoryRegion, int]:
+        """Return region and offset of a page (MmuFault as `page`)."""
+        page = self.page(number, write)
+        return page[3], page[4]
 
     def _walk(self, number: int, write: bool) -> Page:
         address = number << 12
@@ -131,11 +144,16 @@ class Translations:
         if found is None:
             raise MmuFault(address, write, Reason.PAGE_NOT_PRESENT)
         region, offset = found
-        page = (self._memory.words(region), offset >> 2, not entry & paging.READ_ONLY, region, offset)
+        writable = not entry & paging.READ_ONLY
+        words = self._memory.words(region)
         if len(self._pages) > 65536:
             self._pages.clear()
-        self._pages[number] = page
-        return page
+        in_vram = region is self._memory.vram
+        while True:
+            quick = writable and not (in_vram and self._memory.watched[offset >> 12])
+            page = self._pages[number] = (words, offset >> 2, quick, region, offset, writable)
+            if not (quick and in_vram and self._memory.watched[offset >> 12]):
+                return page
 
     def read32(self, address: int) -> int:
         """Read an aligned word (MmuFault as `page`)."""
@@ -149,6 +167,8 @@ class Translations:
         if page is None or not page[2]:
             page = self.page(address >> 12, True)
         page[0][page[1] + ((address & 0xFFF) >> 2)] = value
+        if not page[2]:
+            self._memory.epoch += 1
 
     # Ranges
 
@@ -184,7 +204,7 @@ class Translations:
         """Short ranges go page by page."""
         while address <= last:
             try:
-                _, _, _, region, offset = self.page(address >> 12, write)
+                region, offset = self.place(address >> 12, write)
             except MmuFault as fault:
                 fault.address = address
                 raise
@@ -277,6 +297,7 @@ class Translations:
         done = 0
         for region, offset, length in self.runs(address, len(view), True):
             region.write(offset, view[done : done + length])
+            self._memory.wrote(region, offset, length)
             done += length
 
     # Directories
@@ -319,6 +340,7 @@ class Translations:
         directory.pde, directory.small, directory.large = pde, small, large
         directory.entries = fresh
         directory.stale = False
+        self._changes += 1
         return directory
 
     def _table(self, place: tuple[int, int] | None, entries: int) -> npt.NDArray[np.uint64]:
@@ -334,7 +356,10 @@ class Translations:
         MmuFault
             If the tables name more than the host can map (1024 directories, or scattered in too many pieces).
         """
+        epoch = self._memory.epoch
         with self._lock:
+            if self._space is not None and self._current == epoch:
+                return self._space
             try:
                 if self._space is None:
                     self._space = self._new_space()
@@ -350,6 +375,10 @@ class Translations:
                     self._present = set(present[present <= last].tolist())
                 for index in sorted(self._present | self._directories.keys()):
                     self._refresh(index)
+                watches = self._memory.watches
+                # A table watched from now on may have changed since it was read.
+                again = self._reaches_system() or self._memory.watches != watches
+                self._current = -1 if again else epoch
                 return self._space
             except MmuFault:
                 self._abandon()
@@ -358,10 +387,41 @@ class Translations:
                 self._abandon()
                 raise MmuFault(0, False, Reason.PT_NOT_PRESENT) from refused
 
+    def _reaches_system(self) -> bool:
+        """Whether tables lie in the machine's memory, whose writes nobody counts; watch the ones in VRAM."""
+        root, watch = self.root, self._memory.watch
+        system = root.target != Target.VRAM
+        if not system:
+            watch(root.directory, 8 * paging.DIRECTORY_ENTRIES)
+        for index in self._present:
+            small, large, _ = paging.tables(int(self._root_table[index]))
+            for place, entries in ((small, paging.SMALL_ENTRIES), (large, paging.LARGE_ENTRIES)):
+                if place is not None and place[0] == Target.VRAM:
+                    watch(place[1], 8 * entries)
+                elif place is not None:
+                    system = True
+        return system
+
+    def _writes_tables(self) -> bool:
+        """Whether a kernel of this space could write a page table that is watched."""
+        if self._judged == (self._memory.watches, self._changes):
+            return self._dangerous
+        self._judged = (self._memory.watches, self._changes)
+        watched = np.frombuffer(self._memory.watched, np.uint8)
+        self._dangerous = False
+        bits = np.uint64(3 << paging.TARGET_SHIFT | paging.READ_ONLY | paging.PRESENT)
+        for directory in self._directories.values():
+            entries = directory.entries[(directory.entries & bits) == np.uint64(paging.PRESENT)]
+            pages = (entries & np.uint64(paging.ADDRESS_MASK)) >> np.uint64(4)
+            if watched[pages[pages < watched.size]].any():
+                self._dangerous = True
+        return self._dangerous
+
     def _abandon(self) -> None:
         """Empty the host's view: after a mapping failed half-way, nothing may stay unaccounted for."""
         if self._space is not None:
             self._space.clear()
+        self._current = -1
         for directory in self._directories.values():
             self._budget.pieces_used -= directory.pieces
         self._budget.directories_used -= len(self._directories)
@@ -422,12 +482,17 @@ class Translations:
 
     # Flush
 
+    def forget_pages(self) -> None:
+        """Drop single pages; they are walked again."""
+        self._pages.clear()
+
     def flush(self) -> None:
         """Forget what is held: the next use asks the tables. A launch in progress sees the new tables at
         once.
         """
         with self._lock:
             self._pages.clear()
+            self._current = -1
             for directory in self._directories.values():
                 directory.stale = True
             if self._running and self._space is not None:
@@ -441,6 +506,8 @@ class Translations:
         """Tell that a launch starts (+1) or ends (-1) to use the host's view."""
         with self._lock:
             self._running += change
+            if change < 0 and self._writes_tables():
+                self._memory.epoch += 1
 
     @property
     def busy(self) -> bool:
@@ -450,6 +517,7 @@ class Translations:
         """Drop everything, the host's view included; what is needed again is walked again."""
         with self._lock:
             self._pages.clear()
+            self._current = -1
             self._budget.directories_used -= len(self._directories)
             self._budget.pieces_used -= sum(each.pieces for each in self._directories.values())
             self._directories.clear()

@@ -191,6 +191,10 @@ class RegisterFile:
         else:
             self.unknown_writes += 1
 
+    def plain(self, offset: int) -> bool:
+        """Whether a write to this offset does nothing but keep the value."""
+        return self._open[offset >> 2] == 1
+
     def _window(self, offset: int) -> Window:
         return next(each for each in self._windows if each.base <= offset < each.end)
 
