@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from gpuvm.isa.instruction import Const, Imm, Instruction, Operand, Pred, Reg
 from gpuvm.jit.emit import FALSE, TRUE, Emitter, Flags, PVal, Scalar, Shape, Val, Wide
+from gpuvm.jit.helpers import SIGNATURES
 from gpuvm.jit.launch import ErrorKind
 
 
@@ -221,10 +222,8 @@ class Machine:
     def fail(self, kind: ErrorKind, address: str = "0", write: bool = False) -> None:
         """Leave the launch with an error; ends the LLVM block."""
         em = self.em
-        em.call(
-            "void", "gpuvm_fail",
-            [("ptr", "%ctx"), ("i32", str(kind.value)), ("i32", str(self.pc)), ("i64", address), ("i32", str(int(write)))],
-        )  # fmt: skip
+        em.declare(SIGNATURES["gpuvm_fail"])
+        em.do(f"call void @gpuvm_fail(ptr %ctx, i32 {kind.value}, i32 {self.pc}, i64 {address}, i32 {int(write)})")
         em.do("unreachable")
 
     def any_lane(self, p: PVal) -> str | bool:
