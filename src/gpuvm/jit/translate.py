@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ from gpuvm.jit.general import General
 from gpuvm.jit.kernel import Frame, Mix, module_ir
 from gpuvm.jit.launch import Launch
 from gpuvm.jit.machine import Limits
+from gpuvm.jit.flow import Unstructured
 from gpuvm.jit.native import Library, target
+from gpuvm.jit.structured import BarrierReduction, Structured
 
 STACK_ENTRY_BYTES = 16
 ON_CHIP_ENTRIES = 32
@@ -97,8 +100,13 @@ class Translator:
     def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> Translation:
         machine = target()
         shape = Shape(32, machine.unit, launch.block)
-        em, frame = General(program, shape, limits, machine.avx512).translate()
-        text = module_ir(machine, em, frame, inline=False)
+        try:
+            em, frame = Structured(program, shape, limits, machine.avx512).translate()
+        except (Unstructured, BarrierReduction):
+            em, frame = General(program, shape, limits, machine.avx512).translate()
+        text = module_ir(machine, em, frame, inline=True)
+        if os.environ.get("GPUVM_DUMP_IR"):
+            Path(os.environ["GPUVM_DUMP_IR"]).write_text(text)
         library = machine.load(machine.compile(text), ["kernel"], imports(text))
         locks = bool(program.names() & {"LDSLK", "LDLK"})
         return Translation(library, frame, locks, time.perf_counter() - started)
