@@ -179,7 +179,8 @@ class Interrupts:
             gpu.write(FAULT_UNITS, 1 << unit)
             found = self._aggregator.instances.get(instance & INSTANCE)
             if found is None:
-                # A doorbell whose page the guest unmapped while it was queued, or a channel that is just gone.
+                # A doorbell whose page the guest unmapped while it was queued, or a channel that is just
+                # gone.
                 self.stray_faults += 1
                 continue
             vgpu, channel = found
