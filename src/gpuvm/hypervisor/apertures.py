@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import struct
 
-import numpy as np
-
 from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.physical import BAR1_INSTANCE, BAR3_INSTANCE, PhysicalGpu
-from gpuvm.hypervisor.tables import DIRECTORY_BYTES, PDE_VRAM, SMALL_SHIFT, Words
+from gpuvm.hypervisor.tables import DIRECTORY_BYTES, PDE_VRAM, SMALL_SHIFT, Words, put
 from gpuvm.pci.memory import PAGE
 
 INSTANCE_DIRECTORY = 0x200
@@ -61,9 +59,7 @@ class Aperture:
         `flush`."""
         first = offset >> SMALL_SHIFT
         target = self._entries[first : first + len(entries)]
-        changed = np.flatnonzero((target != entries).any(axis=1))
-        target[changed] = entries[changed]
-        return len(changed)
+        return put(target, entries)
 
     def clear(self, part: Range) -> None:
         """Map nothing in a part of the BAR. Needs a `flush`."""

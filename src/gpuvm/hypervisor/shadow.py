@@ -25,11 +25,14 @@ from gpuvm.hypervisor.tables import (
     PDE_SIZE,
     PDE_TARGET,
     PDE_VRAM,
+    PTE_APERTURE,
+    PTE_APERTURE_SHIFT,
     SMALL_ENTRIES,
     SMALL_SHIFT,
     SPAN_SHIFT,
     Words,
     large_entries,
+    put,
     table_address,
     translate,
 )
@@ -254,9 +257,7 @@ class ShadowSpace:
     def _store(self, address: int, entries: Words) -> int:
         """Put entries into the shadow; return how many differ from what was there."""
         target = self.pool.vram.words[address >> 2 : (address >> 2) + entries.size].reshape(-1, 2)
-        changed = np.flatnonzero((target != entries).any(axis=1))
-        target[changed] = entries[changed]
-        return len(changed)
+        return put(target, entries)
 
 
 class BarTable:
@@ -323,11 +324,13 @@ class BarTable:
                 present = np.flatnonzero(table[:, 0] & 1)
                 entries[present] = table[present]
         # Only video memory can be seen through an aperture of a virtual GPU.
-        seen = ((entries[:, 0] & 1) == 1) & ((entries[:, 1] >> 1) & 3 == 0)
-        entries[~seen] = 0
-        counters.entries_changed += int(np.count_nonzero((entries != self.entries).any(axis=1)))
-        self.entries[:] = entries
-        self._addresses[:] = np.where(seen, (entries[:, 0] >> np.uint32(4)).astype(np.int64) << 12, -1)
+        where = np.flatnonzero(entries[:, 0] & 1)
+        in_vram = (entries[where, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE) == 0
+        entries[where[~in_vram]] = 0
+        counters.entries_changed += put(self.entries, entries)
+        where = where[in_vram]
+        self._addresses.fill(-1)
+        self._addresses[where] = (entries[where, 0] >> np.uint32(4)).astype(np.int64) << 12
 
     def _read(self, word: int, count: int, shift: int, counters: Counters) -> Words:
         system = word & PDE_TARGET != PDE_VRAM

@@ -61,6 +61,14 @@ def table_address(word: int) -> int:
     return (word & ADDRESS) << 8
 
 
+def put(target: Words, entries: Words) -> int:
+    """Store entries, uint32[n, 2], where they differ from `target`; return how many did."""
+    changed = np.flatnonzero(target.view(np.uint64)[:, 0] != entries.view(np.uint64)[:, 0])
+    if len(changed):
+        target[changed] = entries[changed]
+    return len(changed)
+
+
 @dataclass(frozen=True, slots=True)
 class Translation:
     """A table of entries with machine addresses.
