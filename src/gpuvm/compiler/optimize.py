@@ -241,7 +241,8 @@ class _Legalizer:
         if inst.op in ("ADD64", "ADDC"):
             self.pairwise(inst)
             return
-        if op.swap and len(srcs) > 1 and _constant(srcs[0]) and not _constant(srcs[1]):
+        ordered = inst.mods.get("op") == "PASS_B"
+        if op.swap and not ordered and len(srcs) > 1 and _constant(srcs[0]) and not _constant(srcs[1]):
             _swap(inst, op.swap)
         if inst.op == "MAD64" and _constant(srcs[0]) and not _constant(srcs[1]):
             srcs[0], srcs[1] = srcs[1], srcs[0]
