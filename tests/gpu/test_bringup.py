@@ -20,6 +20,8 @@ def test_the_chip_says_what_it_is(rig):
 def test_the_pci_mirror_shows_configuration_space(rig):
     assert rig.rd(0x88000) == 0x06D810DE
     assert rig.rd(0x88004) & 0x6 == 0x6
+    rig.wr(0x88050, 1)
+    assert rig.rd(0x88050) == 1
 
 
 def test_the_prom_holds_an_image_that_names_this_card(rig):

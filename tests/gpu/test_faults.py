@@ -229,6 +229,8 @@ def test_an_engine_reset_ends_a_launch(rig, push):
     rig.wr(0x200, 0xFFFFFFFF & ~0x1000)
     rig.wr(0x200, 0xFFFFFFFF)
     rig.until(lambda: rig.rd(0x2634) == 1, "the kick")
+    assert rig.rd(0x254C) == 0x0A
+    assert rig.rd(0x2640) & 0x7F == 1
     other.run(push())
 
 

@@ -40,7 +40,6 @@ INERT = (
         0x30000,
         scratch=(Scratch(0, 0x2FFFC, "performance counters of clusters, all zero"),),
     ),
-    Block("PPMU_IO", 0x00E000 + 0x4000, 0x1000, scratch=(Scratch(0, 0xFFC, "legacy I/O"),)),
     Block("PDISPLAY", 0x610000, 0x10000, scratch=(Scratch(0, 0xFFFC, "display, no output attached"),)),
     Block("VGA", 0x601000, 0x1000, scratch=(Scratch(0, 0xFFC, "VGA ports"),)),
     Block("PVLD", 0x084000, 0x1000, scratch=(Scratch(0, 0xFFC, "video engine, disabled"),)),

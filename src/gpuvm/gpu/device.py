@@ -46,6 +46,9 @@ BAR1 = Bar(1, 128 << 20, is_64bit=True, prefetchable=True)
 BAR3 = Bar(3, 64 << 20, is_64bit=True, prefetchable=True)
 
 PCI_MIRROR, PCI_MIRROR_SIZE = 0x88000, 0x1000
+PROM_ENABLE = 0x50
+"""Word of configuration space that a driver writes to reach the PROM; it is always reachable here."""
+
 MSI_REARM = 0x704
 """Offset in the PCI mirror."""
 
@@ -113,6 +116,7 @@ class Gf100:
             bars=self.bars,
             subsystem_vendor=profile.subsystem_vendor,
             subsystem=profile.subsystem,
+            kept=(PROM_ENABLE,),
             changed=self._config_changed,
         )
         self.prom = build(VENDOR, profile.device)
@@ -395,6 +399,8 @@ class Gf100:
         if bits & pmc_bits.ENABLE_PFIFO:
             self.psubfifo.reset()
             self.pfifo.reset()
+        if bits & (pmc_bits.ENABLE_PCOPY0 | pmc_bits.ENABLE_PCOPY1):
+            self.pcopy.reset()
         if bits & pmc_bits.ENABLE_PDAEMON:
             self.pmu.reset()
 

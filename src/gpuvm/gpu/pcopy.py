@@ -66,12 +66,22 @@ class Pcopy(Engine):
             self.gpu.pmc.line(LINES[engine], True)
         self.gpu.notify_error(channel)
 
+    def reset(self) -> None:
+        super().reset()
+        for engine, line in enumerate(LINES):
+            self.gpu.pmc.line(line, False)
+            self._release(engine)
+
+    def _release(self, engine: int) -> None:
+        """Let the channels that wait for an acknowledgement go on."""
+        waiting, self._owner[engine] = self._owner[engine], []
+        for channel in waiting:
+            channel.waiting = False
+            self.gpu.runner.ring(channel.number)
+
     def write_intr_clear(self, index: int, value: int) -> None:
         at = self.at("PCOPY", "INTR", index)
         self.words[at] &= ~value & 0xFFFFFFFF
         if not self.words[at]:
             self.gpu.pmc.line(LINES[index], False)
-            for channel in self._owner[index]:
-                channel.waiting = False
-                self.gpu.runner.ring(channel.number)
-            self._owner[index] = []
+            self._release(index)

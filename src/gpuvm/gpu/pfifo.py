@@ -290,8 +290,6 @@ class Pfifo(Engine):
             channel.enabled = bool(value & 1)
             if channel.enabled:
                 self.gpu.runner.ring(index)
-            else:
-                self.gpu.runner.disabled(channel)
 
     # Playlist
 

@@ -203,6 +203,8 @@ class Pgraph(Engine):
         self._queue: deque[Exception_] = deque()
         self._launching: tuple[Channel, StopFlag] | None = None
         self._timed_out = False
+        self._swept: Channel | None = None
+        """Channel whose launch an engine reset ended: its driver hears of a timeout."""
         self._abort_lock = threading.Lock()
 
     BLOCKS: ClassVar = (PGRAPH, PGRAPH_UNITS)
@@ -336,6 +338,7 @@ class Pgraph(Engine):
         timer = self._watch(stop)
         with self._abort_lock:
             self._launching = (channel, stop)
+            self._swept = None
         if channel.stop is not None or self.gpu.runner.closing:
             stop.kill()
         space.running(+1)
@@ -380,7 +383,7 @@ class Pgraph(Engine):
             channel.stop = Stop.MMU_FAULT
             self.gpu.pfifo.channel_fault(channel, UNIT_PGRAPH, fault, GPC_CLIENT_L1, 0)
         elif kind == "STOPPED":
-            if self._timed_out:
+            if self._timed_out or self._swept is channel:
                 channel.stop = Stop.TIMEOUT
                 self.gpu.pfifo.engine_timeout(channel)
         elif kind == "BAD_LAUNCH":
@@ -433,7 +436,7 @@ class Pgraph(Engine):
         with self._abort_lock:
             launching = self._launching
         if launching is not None:
-            launching[0].stop = launching[0].stop or Stop.TRAP
+            self._swept = launching[0]
             launching[1].kill()
         waiting = [each.channel for each in self._queue]
         if self._owner is not None:

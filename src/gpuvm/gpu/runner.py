@@ -70,9 +70,6 @@ class Runner:
             else:
                 channel.save()
 
-    def disabled(self, channel: Channel) -> None:
-        """Nothing to do: the scheduler asks before each turn."""
-
     def discard(self, channel: Channel) -> None:
         """A channel left the channel table: stop its launch, release what it holds after its turn."""
         with self._changed:

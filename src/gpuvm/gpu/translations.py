@@ -364,7 +364,10 @@ class Translations:
                 if self._space is None:
                     self._space = self._new_space()
                     for index, directory in self._directories.items():
-                        if not directory.stale:
+                        if directory.stale:
+                            # Nothing of it is in the new view: `_refresh` must find every page changed.
+                            directory.entries = np.zeros_like(directory.entries)
+                        else:
                             self._map(index, directory, directory.entries)
                 size = 8 * paging.DIRECTORY_ENTRIES
                 table = self._memory.array(self.root.target, self.root.directory, size)

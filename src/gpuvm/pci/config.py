@@ -30,6 +30,8 @@ class ConfigSpace:
         24 bits: base class, sub-class, programming interface.
     bars : sequence of Bar
         Memory BARs, their sizes answered to the all-ones probe.
+    kept : sequence of int
+        Offsets of words that keep what is written and mean nothing here.
     changed : callable, optional
         Called after a write that may move the interrupt between MSI and INTx, or enable it.
 
@@ -49,6 +51,7 @@ class ConfigSpace:
         subsystem_vendor: int = 0,
         subsystem: int = 0,
         revision: int = 0xA3,
+        kept: Sequence[int] = (),
         changed: Callable[[], None] | None = None,
     ) -> None:
         self.bars = tuple(bars)
@@ -75,6 +78,8 @@ class ConfigSpace:
         put(MSI + 4, 0, 0xFFFFFFFC)
         put(MSI + 8, 0, 0xFFFFFFFF)
         put(MSI + 12, 0, 0xFFFF)
+        for offset in kept:
+            put(offset, 0, 0xFFFFFFFF)
         self._bytes = bytearray(self._initial)
 
     def _put(self, offset: int, value: int, mask: int) -> None:
