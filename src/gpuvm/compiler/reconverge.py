@@ -154,7 +154,8 @@ class _Level:
             sinks = [n for n in self.order if n >= 0 and header in p.succs[n]]
             sinks += [n for n in self.inner if n in self.rank and any(header in p.succs[b] for b in p.body[self.inner[n].header])]
         else:
-            ends = [n for n in self.order if n >= 0 and not p.succs[n]]
+            # also a loop that threads leave by a guarded EXIT only
+            ends = [n for n in self.order if not self.succs[n]]
             sinks = sorted(ends, key=lambda n: -self.rank[n])
         self.sinks = set(sinks)
         self.group: dict[int, int] = {}
