@@ -385,6 +385,10 @@ class Builder:
                 return self.add64(base, (Imm(v & MASK), Imm(v >> 32)))
         elif isinstance(a[0], Imm) and isinstance(a[1], Imm) and not nb:
             return self.add64(b, a)
+        if b[0] == ZERO:
+            return a[0], self.iadd(a[1], b[1], nb=nb)
+        if a[0] == ZERO and not nb:
+            return b[0], self.iadd(a[1], b[1])
         if not nb:
             for x, y in ((a, b), (b, a)):
                 inst = self.wide(x)

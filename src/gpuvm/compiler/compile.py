@@ -12,7 +12,7 @@ from gpuvm.compiler.expand import Expander
 from gpuvm.compiler.finish import finish
 from gpuvm.compiler.flow import Body, flatten
 from gpuvm.compiler.layout import MAXIMUM_SHARED, Layout, align_up, variable_size
-from gpuvm.compiler.lower import atomics, calls, compare, convert, floating, integer, memory, special, sync
+from gpuvm.compiler.lower import calls, compare, convert, floating, integer, memory, special, sync
 from gpuvm.compiler.lower.core import Lowering
 from gpuvm.compiler.mir import Fn
 from gpuvm.compiler.optimize import optimize
@@ -23,7 +23,7 @@ from gpuvm.isa.encoder import encode
 from gpuvm.isa.errors import EncodeError
 from gpuvm.isa.instruction import Imm, Instruction, Mem, Operand, Target
 
-HANDLER_MODULES = (atomics, calls, compare, convert, floating, integer, memory, special, sync)
+HANDLER_MODULES = (calls, compare, convert, floating, integer, memory, special, sync)
 MAXIMUM_REGISTERS = 63
 MINIMUM_REGISTERS = 16
 CALL_STACK_BYTES = 1024
@@ -94,9 +94,9 @@ class _Compiler:
         for f in list(self.layout.functions.values()):
             if f.body is not None:
                 self.bodies[f.name] = flatten(f)
-        Expander(self.layout, self.bodies).run()
-        self.callees = {name: _callees(body) for name, body in self.bodies.items()}
-        order, recursive = _call_order(self.callees)
+        Expander(self.layout, self.bodies, self.options.optimize > 0).run()
+        self.callees = {name: callees(body) for name, body in self.bodies.items()}
+        order, recursive = call_order(self.callees)
         self.recursive = recursive
         self.stack = bool(recursive)
         self._plan_shared()
@@ -357,7 +357,7 @@ def _place_shared(body: Body, base: int) -> tuple[dict[str, int], int]:
     return places, base
 
 
-def _callees(body: Body) -> list[str]:
+def callees(body: Body) -> list[str]:
     found: dict[str, None] = {}
     for block in body.blocks:
         for item in block.items:
@@ -366,7 +366,7 @@ def _callees(body: Body) -> list[str]:
     return list(found)
 
 
-def _call_order(callees: dict[str, list[str]]) -> tuple[list[str], set[str]]:
+def call_order(callees: dict[str, list[str]]) -> tuple[list[str], set[str]]:
     """Functions, callees first, and those that may call themselves."""
     from gpuvm.compiler import graph
 

@@ -80,7 +80,7 @@ class Body:
 
 
 # Instructions without a result that carry their guard themselves.
-GUARDABLE = frozenset(("st", "red", "membar", "fence", "prefetch", "prefetchu", "discard", "applypriority"))
+GUARDABLE = frozenset(("st", "_stsul", "membar", "fence", "prefetch", "prefetchu", "discard", "applypriority"))
 FLOW = frozenset(("bra", "brx", "ret", "exit", "trap"))
 
 

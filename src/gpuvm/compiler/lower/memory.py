@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpuvm.compiler.build import Pair
 from gpuvm.compiler.errors import CompileError, unsupported
+from gpuvm.compiler.library import native_global
 from gpuvm.compiler.layout import CONSTANT_BANK, PARAMETER_BASE
 from gpuvm.compiler.lower.core import Lowering, handles, width
 from gpuvm.compiler.lower.wide import sign_extend
@@ -274,26 +275,18 @@ def _membar(low: Lowering, i: ast.Instr) -> None:
 # ---- atomics the chip has
 
 
-_NATIVE = {
-    "add": "u32 s32 u64 s64 f32", "min": "u32 s32", "max": "u32 s32", "inc": "u32", "dec": "u32", "and": "b32", "or": "b32",
-    "xor": "b32", "exch": "b32 b64", "cas": "b32 b64",
-}
-
-
-def native(op: str, t: str) -> bool:
-    """Whether ATOM does an operation on global memory."""
-    return t in _NATIVE.get(op, "").split()
+ATOMICS = frozenset("add min max inc dec and or xor exch cas".split())
 
 
 def operation(i: ast.Instr) -> str:
-    return next((m for m in i.mods if m in _NATIVE), "")
+    return next((m for m in i.mods if m in ATOMICS), "")
 
 
 @handles("atom", "red")
 def atom(low: Lowering, i: ast.Instr) -> None:
     a = Access(low, i)
     op = operation(i)
-    if not op or not native(op, a.type) or a.space not in ("", "global") or a.vector > 1:
+    if not op or not native_global(op, a.type) or a.space not in ("", "global") or a.vector > 1:
         raise unsupported(i.text, i.line, "the chip has no such atomic operation and none can be made of it")
     b = low.builder
     result = i.op == "atom"
@@ -343,8 +336,7 @@ def locked(low: Lowering, i: ast.Instr) -> None:
     if i.op == "_ldslk":
         assert isinstance(i.args[0], ast.Name)
         at = Location(low, "shared", i.args[2])
-        inst = b.emit("LDSLK", ["p", "2" if size == "64" else "r"] and ("p2" if size == "64" else "pr"),
-                      [at.base if at.base is not None else ZERO], {"size": size, "off": at.offset})
+        inst = b.emit("LDSLK", "p2" if size == "64" else "pr", [at.base if at.base is not None else ZERO], {"size": size, "off": at.offset})
         p, d = inst.dsts
         assert isinstance(p, Value)
         low.set_predicate(i.args[0].name, p)
