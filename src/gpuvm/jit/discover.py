@@ -142,14 +142,16 @@ def discover(read: Callable[[int, int], bytes], entry: int) -> Program:
         if ins is not None and (ins.sync or ins.name in ENDS):
             program.leaders.add(pc + ins.size)
     program.leaders = {pc for pc in program.leaders if pc in program.instructions}
-    starts = sorted(pc for pc, ins in program.instructions.items() if ins is not None)
-    for pc in starts:
+    for pc in sorted(program.instructions):
         found = program.instructions[pc]
-        assert found is not None
+        # A word that does not decode counts too: it may be written later.
+        size = found.size if found is not None else len(fetch(pc, 8)) if pc >= 0 else 0
+        if size == 0:
+            continue
         if program.spans and pc <= program.spans[-1][1]:
-            program.spans[-1] = (program.spans[-1][0], max(program.spans[-1][1], pc + found.size))
+            program.spans[-1] = (program.spans[-1][0], max(program.spans[-1][1], pc + size))
         else:
-            program.spans.append((pc, pc + found.size))
+            program.spans.append((pc, pc + size))
     return program
 
 

@@ -423,6 +423,7 @@ class Structured:
             shape = pair_shape(lo, hi) if lo is not None and hi is not None else None
             if shape is not None:
                 regs[n], regs[n + 1] = ("w", 0, shape), ("w", 1, shape)
+                m.dirty.update((n, n + 1))
             else:
                 for k in (n, n + 1):
                     c = regs[k]

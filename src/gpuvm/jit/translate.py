@@ -71,7 +71,8 @@ class Translator:
     def __init__(self, cache_dir: Path | str | None = None) -> None:
         self._lock = threading.Lock()
         self._made: dict[object, Translation] = {}
-        self._programs: dict[object, list[Program]] = {}
+        self._recent: dict[object, tuple[tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation], ...]] = {}
+        """By place: what was found there last, to be compared with the code that is there now."""
         self.cache_dir = cache_dir
 
     def get(self, launch: Launch) -> Translation:
@@ -82,25 +83,40 @@ class Translator:
         AccessError
             If the entry is not mapped.
         """
-        space = launch.space
-        space.read(launch.code_base + launch.entry, 4)
-        started = time.perf_counter()
-        program = discover(lambda offset, size: space.read(launch.code_base + offset, size), launch.entry)
-        code = tuple((start, space.read(launch.code_base + start, end - start)) for start, end in program.spans)
+        space, base = launch.space, launch.code_base
         limits = limits_of(launch)
-        key = (launch.entry, code, tuple(sorted(program.unreadable)), launch.block, limits)
+        place = (base, launch.entry, launch.block, limits)
+        for spans, code, made in self._recent.get(place, ()):
+            try:
+                if all(space.read(base + start, end - start) == text for (start, end), text in zip(spans, code, strict=True)):
+                    return made
+            except AccessError:
+                continue
+        space.read(base + launch.entry, 4)
+        started = time.perf_counter()
+        program = discover(lambda offset, size: space.read(base + offset, size), launch.entry)
+        code = tuple(space.read(base + start, end - start) for start, end in program.spans)
+        key = (launch.entry, tuple(program.spans), code, tuple(sorted(program.unreadable)), launch.block, limits)
         with self._lock:
             got = self._made.get(key)
-        if got is not None:
-            return got
-        got = self._make(program, launch, limits, started)
-        with self._lock:
-            return self._made.setdefault(key, got)
+        if got is None:
+            got = self._make(program, launch, limits, started)
+            with self._lock:
+                got = self._made.setdefault(key, got)
+        if not program.unreadable:
+            with self._lock:
+                if len(self._recent) > 512:
+                    self._recent.clear()
+                known = self._recent.get(place, ())
+                self._recent[place] = ((tuple(program.spans), code, got), *known[:3])
+        return got
 
     def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> Translation:
         machine = target()
         shape = Shape(32, machine.unit, launch.block)
         try:
+            if os.environ.get("GPUVM_JIT") == "general":
+                raise Unstructured
             em, frame = Structured(program, shape, limits, machine.avx512).translate()
         except (Unstructured, BarrierReduction):
             em, frame = General(program, shape, limits, machine.avx512).translate()
