@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuvm.guest.cuda.surface import Cuda
+from gpuvm.guest.cuda.types import CUdeviceptr
 
 Shape = int | Sequence[int]
 
@@ -145,7 +146,7 @@ class DeviceArray:
         """Give the memory back."""
         if int(self.pointer):
             self._gpu._call(self._gpu.cuda.cuMemFree(self.pointer))
-            self.pointer = self._gpu.cuda.CUdeviceptr(0)
+            self.pointer = CUdeviceptr(0)
 
 
 class KernelModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from bisect import bisect_right, insort
@@ -15,6 +16,7 @@ from gpuvm.guest.cuda.core import FAULT_RESULTS, CudaError, entry, fail, handles
 from gpuvm.guest.cuda.staging import Staging
 from gpuvm.guest.cuda.types import NAMES
 from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
+from gpuvm.guest.driver.copy import m2mf_linear, m2mf_rectangle
 from gpuvm.guest.driver.errors import ChannelFault, DeviceTimeout
 from gpuvm.guest.driver.hardware import BIG_PAGE
 from gpuvm.guest.driver.host import HostBuffer
@@ -28,6 +30,8 @@ CUlimit: Any = NAMES["CUlimit"]
 SLAB = 1 << 20
 SMALL = 128 << 10
 SLOT = 16
+FILL_LINE = 64 << 10
+"""Bytes of the pattern line that a fill repeats."""
 DEFAULT_LIMITS = {
     CUlimit.CU_LIMIT_STACK_SIZE: 1024,
     CUlimit.CU_LIMIT_PRINTF_FIFO_SIZE: 1 << 20,
@@ -169,6 +173,39 @@ class Context:
         if self.callbacks is not None:
             self.callbacks.drain()
         self.check()
+
+    def fill(self, stream: Stream, address: int, pattern: bytes, size: int, rows: int = 1, pitch: int = 0) -> None:
+        """Fill `rows` lines of `size` bytes, `pitch` bytes apart, with a repeated pattern (whose length
+        divides `size`)."""
+        if size == 0 or rows == 0:
+            return
+        line = min(size, FILL_LINE, self.staging.piece)
+        source = pattern * (line // len(pattern))
+        with self.staging.lock:
+            staged = self.staging.reserve(line)
+            ctypes.memmove(staged, source, line)
+            if size <= line:
+                # A source pitch of 0 reads the same line again and again.
+                self.submit(stream, m2mf_rectangle(address, staged, size, rows, pitch or size, 0))
+                return
+            words: list[int] = []
+            for row in range(rows):
+                start = address + row * pitch
+                if row == 0:
+                    words += m2mf_linear(start, staged, line)
+                    filled = line
+                    # What is filled is the source of the next, twice as long part.
+                    while filled < size:
+                        length = min(filled, size - filled)
+                        words += m2mf_linear(start + filled, start, length)
+                        filled += length
+                else:
+                    words += m2mf_linear(start, address, size)
+                if len(words) > 8192:
+                    self.submit(stream, words)
+                    words = []
+            if words:
+                self.submit(stream, words)
 
     # Memory ----------------------------------------------------------------------------------------------
 

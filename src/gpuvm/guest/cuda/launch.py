@@ -9,6 +9,7 @@ from gpuvm.guest.cuda import attributes as device
 from gpuvm.guest.cuda.arguments import pack
 from gpuvm.guest.cuda.base import ApiBase
 from gpuvm.guest.cuda.core import entry, fail
+from gpuvm.guest.cuda.loader import PTX_VERSION
 from gpuvm.guest.cuda.module import Function
 from gpuvm.guest.cuda.occupancy import active_blocks, best_block
 from gpuvm.guest.cuda.types import NAMES
@@ -74,6 +75,8 @@ class LaunchApi(ApiBase):
                 f"{function.name} with {program.registers} registers runs at most {function.max_threads} threads "
                 f"a block, got {threads}",
             )
+        if function.required is not None and block != function.required:
+            raise fail("INVALID_VALUE", f"{function.name} runs with blocks of {function.required} only, got {block}")
         words = pack(function.layout, function.parameter_size, parameters, extra)
         preference = function.cache_config or context.cache_config
         split = SPLIT_16K if preference == FuncCache.CU_FUNC_CACHE_PREFER_L1 and shared <= 16 << 10 else SPLIT_48K
@@ -134,7 +137,7 @@ class LaunchApi(ApiBase):
             "CONST_SIZE_BYTES": function.constant_size,
             "LOCAL_SIZE_BYTES": function.local_size,
             "NUM_REGS": program.registers,
-            "PTX_VERSION": function.module.ptx_version,
+            "PTX_VERSION": PTX_VERSION,
             "BINARY_VERSION": 20,
             "CACHE_MODE_CA": 0,
             "MAX_DYNAMIC_SHARED_SIZE_BYTES": function.max_dynamic,

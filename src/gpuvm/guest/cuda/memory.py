@@ -20,9 +20,6 @@ CUdeviceptr: Any = NAMES["CUdeviceptr"]
 CUmemorytype: Any = NAMES["CUmemorytype"]
 Attribute: Any = NAMES["CUpointer_attribute"]
 
-FILL_LINE = 64 << 10
-"""Bytes of the pattern line that a fill repeats."""
-
 ALLOCATE_FLAGS = 0x7
 REGISTER_FLAGS = 0xF
 HOST, DEVICE, ARRAY, UNIFIED = 1, 2, 3, 4
@@ -551,31 +548,8 @@ class MemoryApi(ApiBase):
         if address % element or (rows > 1 and (pitch < size or pitch % element)):
             raise fail("INVALID_VALUE", f"a fill of {element}-byte elements must be aligned to them")
         self._device_range(context, address, (rows - 1) * pitch + size)
-        line = min(size, FILL_LINE, context.staging.piece)
-        pattern = np.full(line // element, int(value) & (1 << 8 * element) - 1, dtype=f"<u{element}")
-        words: list[int] = []
-        with context.staging.lock:
-            staged = context.staging.reserve(line)
-            ctypes.memmove(staged, pattern.ctypes.data, line)
-            # A source pitch of 0 reads the same line again and again.
-            if size <= line:
-                words = m2mf_rectangle(address, staged, size, rows, pitch or size, 0)
-            else:
-                for row in range(rows):
-                    start = address + row * pitch
-                    words += m2mf_linear(start, staged, line)
-                    filled = line
-                    # What is filled is the source of the next, twice as long part.
-                    while filled < size:
-                        length = min(filled, size - filled)
-                        words += m2mf_linear(start + filled, start, length)
-                        filled += length
-                    if len(words) > 8192 and row + 1 < rows:
-                        context.submit(stream, words)
-                        words = []
-                        staged = context.staging.reserve(line)
-                        ctypes.memmove(staged, pattern.ctypes.data, line)
-            context.submit(stream, words)
+        pattern = (int(value) & (1 << 8 * element) - 1).to_bytes(element, "little")
+        context.fill(stream, address, pattern, size, rows, pitch)
 
     @entry
     def cuMemsetD8(self, dstDevice: Any, uc: Any, N: Any) -> None:

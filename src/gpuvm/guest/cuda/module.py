@@ -43,6 +43,7 @@ class Function:
         self.layout = kernel.layout
         self.parameter_size = max((offset + size for offset, size in kernel.layout), default=0)
         self.constant_size = kernel.constant_size
+        self.required = kernel.required
         self.local_size = kernel.local_positive + kernel.local_negative
         self.max_threads = min(max_threads(program.registers), kernel.max_threads)
         self.max_dynamic = device.SHARED_PER_BLOCK - program.shared
@@ -88,22 +89,23 @@ class Module:
     variables : dict of str to (GPU virtual address, bytes)
     """
 
-    def __init__(self, context: Context, segments: Segments, ptx_version: int) -> None:
+    def __init__(self, context: Context, segments: Segments) -> None:
         self.handle = next(handles)
         self.context = context
-        self.ptx_version = ptx_version
         self._allocation: Allocation | None = context.allocate(max(segments.size, 1))
         base = self._allocation.address
         self._allocation.module = True
         try:
             data = build(segments, base)
             stream = context.default_stream
-            source = (ctypes.c_char * len(data)).from_buffer(data)
-            context.staging.upload(
-                ctypes.addressof(source),
-                len(data),
-                lambda at, staged, length: context.submit(stream, m2mf_linear(base + at, staged, length)),
-            )
+            if data:
+                source = (ctypes.c_char * len(data)).from_buffer(data)
+                context.staging.upload(
+                    ctypes.addressof(source),
+                    len(data),
+                    lambda at, staged, length: context.submit(stream, m2mf_linear(base + at, staged, length)),
+                )
+            context.fill(stream, base + segments.filled, b"\0", segments.size - segments.filled)
             # New code may take the place of code that the instruction caches hold.
             context.gpu.compute.forget()
             context.submit(stream, increment(SUBCHANNEL_COMPUTE, Compute.FLUSH, Compute.FLUSH_CODE))
@@ -125,7 +127,7 @@ class Module:
 
     def _program(self, kernel: LoadedKernel, segments: Segments, base: int) -> Program:
         return Program(
-            base + segments.code,
+            base,
             kernel.entry,
             max(kernel.registers, 2),
             kernel.shared,
@@ -140,10 +142,9 @@ class Module:
 class Library:
     """A context-independent library: an image that is loaded into each context that uses it."""
 
-    def __init__(self, segments: Segments, ptx_version: int) -> None:
+    def __init__(self, segments: Segments) -> None:
         self.handle = next(handles)
         self.segments = segments
-        self.ptx_version = ptx_version
         self.modules: dict[int, Module] = {}
         self.kernels: dict[str, int] = {kernel.name: next(handles) for kernel in segments.kernels}
 
@@ -165,25 +166,24 @@ class ModuleApi(ApiBase):
     # Loading
     # -------------------------------------------------------------------------------------------------
 
-    def _segments(self, image: bytes, options: JitOptions) -> tuple[Segments, int]:
+    def _segments(self, image: bytes, options: JitOptions) -> Segments:
         """Compile or read an image; the logs go where the options say."""
         begin = time.perf_counter()
         try:
             kind, data = select(image)
-            version = 20
             log = ""
             if kind == "ptx":
-                data, log, version = compile_text(data, options)
+                data, log = compile_text(data, options)
             segments = layout(data)
         except CudaError as error:
             options.write_logs("", error.detail)
             raise
         options.write_wall_time((time.perf_counter() - begin) * 1e3)
         options.write_logs(log, "")
-        return segments, version
+        return segments
 
-    def _add(self, context: Context, segments: Segments, version: int) -> Module:
-        module = Module(context, segments, version)
+    def _add(self, context: Context, segments: Segments) -> Module:
+        module = Module(context, segments)
         self._modules[module.handle] = module
         for function in module.functions.values():
             self._functions[function.handle] = function
@@ -197,8 +197,7 @@ class ModuleApi(ApiBase):
 
     def _load(self, image: bytes, options: JitOptions) -> Any:
         context = self._current()
-        segments, version = self._segments(image, options)
-        return CUmodule(self._add(context, segments, version).handle)
+        return CUmodule(self._add(context, self._segments(image, options)).handle)
 
     def _module(self, hmod: Any) -> Module:
         module = self._modules.get(int(hmod or 0))
@@ -266,8 +265,7 @@ class ModuleApi(ApiBase):
     # -----------------------------------------------------------------------------------------------
 
     def _open_library(self, image: bytes, options: JitOptions) -> Any:
-        segments, version = self._segments(image, options)
-        library = Library(segments, version)
+        library = Library(self._segments(image, options))
         self._libraries[library.handle] = library
         for name, handle in library.kernels.items():
             self._kernels[handle] = (library, name)
@@ -282,7 +280,7 @@ class ModuleApi(ApiBase):
     def _loaded(self, library: Library, context: Context) -> Module:
         module = library.modules.get(context.handle)
         if module is None or module.handle not in self._modules:
-            module = self._add(context, library.segments, library.ptx_version)
+            module = self._add(context, library.segments)
             library.modules[context.handle] = module
         return module
 
@@ -457,7 +455,7 @@ class ModuleApi(ApiBase):
         try:
             log = ""
             if kind == "ptx":
-                data, log, _ = compile_text(data, link.options)
+                data, log = compile_text(data, link.options)
         except CudaError as error:
             link.options.write_logs("", error.detail)
             raise

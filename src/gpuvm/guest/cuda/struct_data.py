@@ -97,14 +97,14 @@ CUDA_ARRAY_SPARSE_PROPERTIES : CUDA_ARRAY_SPARSE_PROPERTIES_v1
 CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st
     ctx CUcontext
     count unsigned int
-    paramArray CUstreamBatchMemOpParams
+    paramArray list[CUstreamBatchMemOpParams]
     flags unsigned int
 CUDA_BATCH_MEM_OP_NODE_PARAMS_v1 : CUDA_BATCH_MEM_OP_NODE_PARAMS_v1_st
 CUDA_BATCH_MEM_OP_NODE_PARAMS : CUDA_BATCH_MEM_OP_NODE_PARAMS_v1
 CUDA_BATCH_MEM_OP_NODE_PARAMS_v2_st
     ctx CUcontext
     count unsigned int
-    paramArray CUstreamBatchMemOpParams
+    paramArray list[CUstreamBatchMemOpParams]
     flags unsigned int
 CUDA_BATCH_MEM_OP_NODE_PARAMS_v2 : CUDA_BATCH_MEM_OP_NODE_PARAMS_v2_st
 CUDA_CHILD_GRAPH_NODE_PARAMS_st
@@ -115,7 +115,7 @@ CUDA_CONDITIONAL_NODE_PARAMS
     handle CUgraphConditionalHandle
     type CUgraphConditionalNodeType
     size unsigned int
-    phGraph_out CUgraph
+    phGraph_out list[CUgraph]
     ctx CUcontext
 CUDA_EVENT_RECORD_NODE_PARAMS_st
     event CUevent
@@ -159,25 +159,25 @@ CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS_st
 CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS_v1 : CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS_st
 CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS : CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS_v1
 CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_st
-    extSemArray CUexternalSemaphore
-    paramsArray CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS
+    extSemArray list[CUexternalSemaphore]
+    paramsArray list[CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS]
     numExtSems unsigned int
 CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v1 : CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_st
 CUDA_EXT_SEM_SIGNAL_NODE_PARAMS : CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v1
 CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2_st
-    extSemArray CUexternalSemaphore
-    paramsArray CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS
+    extSemArray list[CUexternalSemaphore]
+    paramsArray list[CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS]
     numExtSems unsigned int
 CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2 : CUDA_EXT_SEM_SIGNAL_NODE_PARAMS_v2_st
 CUDA_EXT_SEM_WAIT_NODE_PARAMS_st
-    extSemArray CUexternalSemaphore
-    paramsArray CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS
+    extSemArray list[CUexternalSemaphore]
+    paramsArray list[CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS]
     numExtSems unsigned int
 CUDA_EXT_SEM_WAIT_NODE_PARAMS_v1 : CUDA_EXT_SEM_WAIT_NODE_PARAMS_st
 CUDA_EXT_SEM_WAIT_NODE_PARAMS : CUDA_EXT_SEM_WAIT_NODE_PARAMS_v1
 CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2_st
-    extSemArray CUexternalSemaphore
-    paramsArray CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS
+    extSemArray list[CUexternalSemaphore]
+    paramsArray list[CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS]
     numExtSems unsigned int
 CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2 : CUDA_EXT_SEM_WAIT_NODE_PARAMS_v2_st
 CUDA_GRAPH_INSTANTIATE_PARAMS_st
@@ -355,7 +355,7 @@ CUDA_MEMSET_NODE_PARAMS_v2_st
 CUDA_MEMSET_NODE_PARAMS_v2 : CUDA_MEMSET_NODE_PARAMS_v2_st
 CUDA_MEM_ALLOC_NODE_PARAMS_v1_st
     poolProps CUmemPoolProps
-    accessDescs CUmemAccessDesc
+    accessDescs list[CUmemAccessDesc]
     accessDescCount size_t
     bytesize size_t
     dptr CUdeviceptr
@@ -363,7 +363,7 @@ CUDA_MEM_ALLOC_NODE_PARAMS_v1 : CUDA_MEM_ALLOC_NODE_PARAMS_v1_st
 CUDA_MEM_ALLOC_NODE_PARAMS : CUDA_MEM_ALLOC_NODE_PARAMS_v1
 CUDA_MEM_ALLOC_NODE_PARAMS_v2_st
     poolProps CUmemPoolProps
-    accessDescs CUmemAccessDesc
+    accessDescs list[CUmemAccessDesc]
     accessDescCount size_t
     bytesize size_t
     dptr CUdeviceptr
@@ -444,9 +444,9 @@ CUctxCigParam_st
     sharedData Any
 CUctxCigParam : CUctxCigParam_st
 CUctxCreateParams_st
-    execAffinityParams CUexecAffinityParam
+    execAffinityParams list[CUexecAffinityParam]
     numExecAffinityParams int
-    cigParams CUctxCigParam
+    cigParams list[CUctxCigParam]
 CUctxCreateParams : CUctxCreateParams_st
 CUdevResource_st
     type CUdevResourceType
@@ -564,7 +564,7 @@ CUlaunchConfig_st
     blockDimZ unsigned int
     sharedMemBytes unsigned int
     hStream CUstream
-    attrs CUlaunchAttribute
+    attrs list[CUlaunchAttribute]
     numAttrs unsigned int
 CUlaunchConfig : CUlaunchConfig_st
 CUlaunchMemSyncDomainMap_st
