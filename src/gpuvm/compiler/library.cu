@@ -124,7 +124,7 @@ template <int MODE> __device__ __forceinline__ double root(double x)
 {
     double scale = 1.0, back = 1.0;
     u32 top = (u32)__double2hiint(x);
-    if (top < 0x06000000u) { scale = 0x1p+108; back = 0x1p-54; }
+    if ((top & 0x7fffffffu) < 0x06000000u) { scale = 0x1p+108; back = 0x1p-54; }
     double s = __dmul_rn(x, scale);
     double y;
     asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(s));
@@ -152,7 +152,7 @@ DEVICE double gpuvm_rsqrt_f64(double x)
 {
     double scale = 1.0, back = 1.0;
     u32 top = (u32)__double2hiint(x);
-    if (top < 0x06000000u) { scale = 0x1p+108; back = 0x1p+54; }
+    if ((top & 0x7fffffffu) < 0x06000000u) { scale = 0x1p+108; back = 0x1p+54; }
     double s = __dmul_rn(x, scale);
     double y, first;
     asm("rsqrt.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(s));
