@@ -53,7 +53,7 @@ def executor(tmp_path_factory):
 
 @pytest.fixture
 def machine(new_rig, executor):
-    return new_rig(executor=executor, address_space=AddressSpace, watchdog_s=0.2)
+    return new_rig(executor=executor, address_space=AddressSpace)
 
 
 def channel_with(rig, text, number=1):
@@ -134,11 +134,13 @@ def test_a_warp_s_error_is_a_trap(machine, push, code, error):
     other.run(launch(push))
 
 
-def test_a_kernel_that_never_ends_is_stopped(machine, push):
-    channel, other = channel_with(machine, ENDLESS), channel_with(machine, STORE, 2)
+def test_a_kernel_that_never_ends_is_stopped(new_rig, executor, push):
+    rig = new_rig(executor=executor, address_space=AddressSpace, watchdog_s=0.2)
+    channel, other = channel_with(rig, ENDLESS), channel_with(rig, STORE, 2)
     channel.submit(launch(push))
-    machine.until(lambda: machine.rd(0x2100) & 0x100, "the scheduler's error")
-    assert machine.rd(0x254C) == 0x0A
+    rig.until(lambda: rig.rd(0x2100) & 0x100, "the scheduler's error")
+    assert rig.rd(0x254C) == 0x0A
+    rig.gpu.watchdog_s = None
     other.run(launch(push))
 
 

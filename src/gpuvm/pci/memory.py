@@ -32,6 +32,7 @@ class MemoryRegion:
 
     def __init__(self, size: int, name: str = "gpuvm", *, fd: int | None = None, offset: int = 0) -> None:
         size = -(-size // PAGE) * PAGE
+        self._own = fd is None
         if fd is None:
             fd = os.memfd_create(name, os.MFD_CLOEXEC)
             os.ftruncate(fd, size)
@@ -69,9 +70,11 @@ class MemoryRegion:
             self.bytes[offset : offset + size] = 0
 
     def close(self) -> None:
-        """Give the memory back; arrays handed out earlier keep the mapping alive until they are gone."""
+        """Give the memory back; arrays handed out earlier stay valid and, if it was made here, read zeros."""
         if self.fd < 0:
             return
+        if self._own:
+            _punch(self.fd, 0, self.size)
         os.close(self.fd)
         self.fd = -1
         self.view.release()
