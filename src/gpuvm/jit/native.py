@@ -42,10 +42,13 @@ class Target:
                 cpu=self.cpu, features=self.features, opt=2, reloc="pic", codemodel="small", jit=True
             )
             self.layout = str(self.machine.target_data)
+            # JITLink keeps the sections of an object together; the older linker maps each on its own, and beside
+            # terabyte reservations of address space they end up out of a 32-bit relocation's reach.
             self._jit = llvm.create_lljit_compiler(
                 target.create_target_machine(
                     cpu=self.cpu, features=self.features, opt=2, reloc="pic", codemodel="small", jit=True
-                )
+                ),
+                use_jit_link=True,
             )
 
     def header(self) -> str:
