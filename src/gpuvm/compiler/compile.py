@@ -226,7 +226,8 @@ class _Compiler:
             functions={n: (starts[n], 8 * len(self.codes[n].lines)) for n in names[1:]},
         )
         if any(self.lowered[n].used_dynamic for n in names):
-            image.shared_size = max(image.shared_size, 0)
+            # what the launch adds begins where the code expects it
+            image.shared_size = self.dynamic[name]
         spills = sum(self.codes[n].spills for n in names)
         self.log.append(
             f"ptxas info    : Compiling entry function '{name}' for 'sm_20'\n"
