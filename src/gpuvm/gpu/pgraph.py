@@ -179,7 +179,7 @@ class Executor(Protocol):
 
 
 @dataclass(slots=True)
-class Exception_:
+class Report:
     """What PGRAPH tells the driver at once."""
 
     channel: Channel
@@ -200,7 +200,7 @@ class Pgraph(Engine):
     def __init__(self, gpu: Gf100) -> None:
         super().__init__(gpu)
         self._owner: Channel | None = None
-        self._queue: deque[Exception_] = deque()
+        self._queue: deque[Report] = deque()
         self._launching: tuple[Channel, StopFlag] | None = None
         self._timed_out = False
         self._swept: Channel | None = None
@@ -242,7 +242,7 @@ class Pgraph(Engine):
     ) -> None:
         """Report a method that class `number` lacks (`error` None), or a value that it refuses."""
         self._raise(
-            Exception_(
+            Report(
                 channel,
                 INTR_ILLEGAL_MTHD if error is None else INTR_DATA_ERROR,
                 method,
@@ -254,14 +254,14 @@ class Pgraph(Engine):
 
     def class_error(self, channel: Channel, subchannel: int, data: int) -> None:
         """Report a bind to a class that PGRAPH does not have."""
-        self._raise(Exception_(channel, INTR_ILLEGAL_CLASS, 0, subchannel, data))
+        self._raise(Report(channel, INTR_ILLEGAL_CLASS, 0, subchannel, data))
 
-    def _raise(self, exception: Exception_) -> None:
-        channel = exception.channel
-        exception.classes = tuple(0 if each is None else each.TABLE.number for each in channel.objects)
+    def _raise(self, report: Report) -> None:
+        channel = report.channel
+        report.classes = tuple(0 if each is None else each.TABLE.number for each in channel.objects)
         with self.gpu.locked():
             channel.waiting = True
-            self._queue.append(exception)
+            self._queue.append(report)
             if self._owner is None:
                 self._show()
             self.update()
@@ -271,24 +271,24 @@ class Pgraph(Engine):
         if not self._queue:
             self._owner = None
             return
-        exception = self._queue.popleft()
-        self._owner = exception.channel
+        report = self._queue.popleft()
+        self._owner = report.channel
         words, at = self.words, self.at
-        words[at("PGRAPH", "TRAPPED_ADDR")] = exception.subchannel << 16 | exception.method
-        words[at("PGRAPH", "TRAPPED_DATA_LOW")] = exception.data
-        words[at("PGRAPH", "DATA_ERROR")] = exception.code
-        for subchannel, number in enumerate(exception.classes):
+        words[at("PGRAPH", "TRAPPED_ADDR")] = report.subchannel << 16 | report.method
+        words[at("PGRAPH", "TRAPPED_DATA_LOW")] = report.data
+        words[at("PGRAPH", "DATA_ERROR")] = report.code
+        for subchannel, number in enumerate(report.classes):
             words[at("PGRAPH", "DISPATCH_CTX_CACHE", subchannel)] = number
-        self.gpu.ctxctl.show_channel(exception.channel.instance)
-        if exception.cluster >= 0:
+        self.gpu.ctxctl.show_channel(report.channel.instance)
+        if report.cluster >= 0:
             words[at("PGRAPH", "TRAP")] |= TRAP_GPC
-            words[at("PGRAPH", "TRAP_GPCS")] |= 1 << exception.cluster
-            words[at(f"GPC{exception.cluster}", "CTXCTL_TRAP")] |= 1 << 16
-            tpc = f"GPC{exception.cluster}_TPC"
+            words[at("PGRAPH", "TRAP_GPCS")] |= 1 << report.cluster
+            words[at(f"GPC{report.cluster}", "CTXCTL_TRAP")] |= 1 << 16
+            tpc = f"GPC{report.cluster}_TPC"
             words[at(tpc, "MASTER_TRAP")] = 2
-            words[at(tpc, "MP_TRAP_WARP_ERROR")] = exception.warp_error
-            words[at(tpc, "MP_TRAP_GLOBAL_ERROR")] = exception.global_error
-        words[self._intr] |= exception.intr
+            words[at(tpc, "MP_TRAP_WARP_ERROR")] = report.warp_error
+            words[at(tpc, "MP_TRAP_GLOBAL_ERROR")] = report.global_error
+        words[self._intr] |= report.intr
 
     def write_intr(self, value: int) -> None:
         if self._owner is not None and not self.words[self._intr]:
@@ -388,12 +388,12 @@ class Pgraph(Engine):
                 self.gpu.pfifo.engine_timeout(channel)
         elif kind == "BAD_LAUNCH":
             channel.stop = Stop.TRAP
-            self._raise(Exception_(channel, INTR_DATA_ERROR, 0x368, 0, 0, int(DataError.INVALID_VALUE)))
+            self._raise(Report(channel, INTR_DATA_ERROR, 0x368, 0, 0, int(DataError.INVALID_VALUE)))
         else:
             channel.stop = Stop.TRAP
             trapped = kind == "TRAP"
             self._raise(
-                Exception_(
+                Report(
                     channel,
                     INTR_TRAP,
                     cluster=0,

@@ -8,6 +8,8 @@ import time
 from math import inf
 from typing import ClassVar
 
+import numpy as np
+
 from gpuvm.gpu import transfer
 from gpuvm.gpu.classes.method import ClassObject, DataError, Method, MethodTable, Rejected
 from gpuvm.gpu.classes.rectangle import Rectangle, copy_rectangle
@@ -112,8 +114,6 @@ class Copy(ClassObject):
 
     def _swizzle(self, value: int, count: int, lines: int) -> None:
         """Copy elements of up to four components, each taken from the source, from a constant, or 0."""
-        import numpy as np
-
         layout = self.state[0x32C >> 2]
         size, sources, targets = (layout >> 16 & 3) + 1, (layout >> 20 & 3) + 1, (layout >> 24 & 3) + 1
         source, target = self._sides(value, sources * size, targets * size)
