@@ -73,8 +73,8 @@ class Gf100:
         Who runs grids; by default `gpuvm.jit.executor.Executor`, made at the first launch and closed with the
         GPU.
     watchdog_s : float, optional
-        Longest wall time of one launch in seconds, compilation included; a longer one stops its channel with an
-        engine timeout. None: no limit.
+        Longest wall time of one launch in seconds, compilation included; a longer one stops its channel with
+        an engine timeout. None: no limit.
     address_space : callable, optional
         Makes the host's view of an address space; for tests.
     """
