@@ -10,7 +10,9 @@ INDEX = """
 
 REGISTERS = ".reg .pred %p<4>; .reg .u32 %r<16>; .reg .u64 %d<16>; .reg .f32 %f<8>;"
 
-STORE = HEADER + f"""
+STORE = (
+    HEADER
+    + f"""
 .visible .entry store(.param .u64 out, .param .u32 value)
 {{
     {REGISTERS}
@@ -50,8 +52,11 @@ again:
     ret;
 }}
 """
+)
 
-VARIABLES = HEADER + f"""
+VARIABLES = (
+    HEADER
+    + f"""
 .global .align 4 .u32 counter = 41;
 .global .align 4 .b8 room[65536];
 .const .align 4 .u32 table[4] = {{10, 20, 30, 40}};
@@ -74,8 +79,11 @@ VARIABLES = HEADER + f"""
     ret;
 }}
 """
+)
 
-SHARED = HEADER + f"""
+SHARED = (
+    HEADER
+    + f"""
 .extern .shared .align 4 .b8 dynamic[];
 .visible .entry reverse(.param .u64 data)
 {{
@@ -103,8 +111,11 @@ SHARED = HEADER + f"""
     ret;
 }}
 """
+)
 
-LOCAL = HEADER + f"""
+LOCAL = (
+    HEADER
+    + f"""
 .visible .entry local_sum(.param .u64 out, .param .u32 n)
 {{
     {REGISTERS}
@@ -133,12 +144,15 @@ sum:
     ret;
 }}
 """
+)
 
-MIXED = HEADER + """
-.visible .entry mixed(.param .u64 out, .param .u8 a, .param .s16 b, .param .f64 c, .param .f32 d, .param .s64 e)
-{
-    .reg .u64 %d0; .reg .u32 %r<2>; .reg .f64 %g<6>; .reg .f32 %f0; .reg .s64 %e0; .reg .u16 %h<2>; .reg .s16 %s0;
-    ld.param.u64 %d0, [out];
+MIXED = (
+    HEADER
+    + """
+.visible .entry mixed(.param .u64 out, .param .u8 a, .param .s16 b, .param .f64 c, .param .f32 d, .param .s64
+e) {
+    .reg .u64 %d0; .reg .u32 %r<2>; .reg .f64 %g<6>; .reg .f32 %f0; .reg .s64 %e0; .reg .u16 %h<2>; .reg .s16
+    %s0; ld.param.u64 %d0, [out];
     ld.param.u8 %h0, [a]; cvt.rn.f64.u16 %g0, %h0; st.global.f64 [%d0], %g0;
     ld.param.s16 %s0, [b]; cvt.rn.f64.s16 %g1, %s0; st.global.f64 [%d0+8], %g1;
     ld.param.f64 %g2, [c]; st.global.f64 [%d0+16], %g2;
@@ -147,11 +161,16 @@ MIXED = HEADER + """
     ret;
 }
 """
+)
 
-REGISTERS_MANY = HEADER + ".visible .entry heavy(.param .u64 out)\n{\n    .reg .u64 %d0; .reg .f32 %f<60>;\n" + (
-    "    ld.param.u64 %d0, [out];\n"
-    + "".join(f"    ld.volatile.global.f32 %f{i}, [%d0+{4 * i}];\n" for i in range(52))
-    + "".join(f"    add.f32 %f{i}, %f{i}, %f{51 - i};\n" for i in range(52))
-    + "".join(f"    st.volatile.global.f32 [%d0+{4 * i}], %f{i};\n" for i in range(52))
-    + "    ret;\n}\n"
+REGISTERS_MANY = (
+    HEADER
+    + ".visible .entry heavy(.param .u64 out)\n{\n    .reg .u64 %d0; .reg .f32 %f<60>;\n"
+    + (
+        "    ld.param.u64 %d0, [out];\n"
+        + "".join(f"    ld.volatile.global.f32 %f{i}, [%d0+{4 * i}];\n" for i in range(52))
+        + "".join(f"    add.f32 %f{i}, %f{i}, %f{51 - i};\n" for i in range(52))
+        + "".join(f"    st.volatile.global.f32 [%d0+{4 * i}], %f{i};\n" for i in range(52))
+        + "    ret;\n}\n"
+    )
 )

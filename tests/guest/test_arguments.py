@@ -24,8 +24,15 @@ def words(data: bytes) -> list[int]:
 
 def test_values_with_types() -> None:
     pointer = NAMES["CUdeviceptr"](0x123456789A)
-    for first, kind in ((pointer, None), (0x123456789A, ctypes.c_void_p), (np.uint64(0x123456789A), ctypes.c_ulonglong)):
-        parameters = ((first, np.int32(-7), 200, ctypes.c_double(2.5)), (kind, ctypes.c_int, ctypes.c_ubyte, ctypes.c_double))
+    for first, kind in (
+        (pointer, None),
+        (0x123456789A, ctypes.c_void_p),
+        (np.uint64(0x123456789A), ctypes.c_ulonglong),
+    ):
+        parameters = (
+            (first, np.int32(-7), 200, ctypes.c_double(2.5)),
+            (kind, ctypes.c_int, ctypes.c_ubyte, ctypes.c_double),
+        )
         assert pack(LAYOUT, TOTAL, parameters, 0) == words(EXPECTED)
 
 

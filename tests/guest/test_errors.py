@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import kernels
 import numpy as np
 import pytest
 from guest_support import Lab, ok
 
+import kernels
 from gpuvm.compiler import compile_ptx
 from gpuvm.guest.cuda import Cuda
 from gpuvm.guest.cuda.types import NAMES
@@ -53,7 +53,9 @@ def works(cuda: Cuda) -> bool:
 @pytest.mark.parametrize("address", [0, 0x40, 0x1_0000_0000, 0x3F_0000_0000, 0xFF_FFFF_F000])
 def test_a_wild_pointer_is_an_illegal_address(lab: Lab, cuda: Cuda, address: int) -> None:
     pointer = ok(cuda.cuMemAlloc(16))
-    assert run(cuda, kernel(cuda, "load"), (int(pointer), address), POINTER) == (E.CUDA_ERROR_ILLEGAL_ADDRESS,)
+    assert run(cuda, kernel(cuda, "load"), (int(pointer), address), POINTER) == (
+        E.CUDA_ERROR_ILLEGAL_ADDRESS,
+    )
     assert f"read fault at {address:#012x}" in cuda.last_error
 
 
@@ -77,7 +79,8 @@ def test_the_error_is_sticky_until_the_context_is_gone(lab: Lab, cuda: Cuda) -> 
     ):
         assert call()[0] == E.CUDA_ERROR_ILLEGAL_ADDRESS
     ok(cuda.cuCtxPopCurrent())
-    assert ok(cuda.cuCtxGetCurrent()) == healthy and works(cuda)
+    assert ok(cuda.cuCtxGetCurrent()) == healthy
+    assert works(cuda)
     ok(cuda.cuCtxDestroy(sick))
     ok(cuda.cuCtxCreate(0, 0))
     assert works(cuda)
@@ -172,7 +175,11 @@ def test_a_waiting_thread_hears_of_a_fault(cuda: Cuda) -> None:
     word = ctypes.c_uint32.from_address(host)
     word.value = 0
     ok(cuda.cuLaunchKernel(kernel(cuda, "spin"), 1, 1, 1, 1, 1, 1, 0, 0, ((host,), (ctypes.c_void_p,)), 0))
-    ok(cuda.cuLaunchKernel(kernel_bad := kernel(cuda, "load"), 1, 1, 1, 1, 1, 1, 0, 0, ((host, 0), POINTER), 0))
+    ok(
+        cuda.cuLaunchKernel(
+            kernel_bad := kernel(cuda, "load"), 1, 1, 1, 1, 1, 1, 0, 0, ((host, 0), POINTER), 0
+        )
+    )
     seen: list[Any] = []
 
     def wait() -> None:
@@ -198,3 +205,19 @@ def test_host_functions_after_a_fault(cuda: Cuda) -> None:
     assert cuda.cuCtxSynchronize() == (E.CUDA_ERROR_ILLEGAL_ADDRESS,)
     cuda.close()
     assert seen in ([], [E.CUDA_ERROR_ILLEGAL_ADDRESS])
+
+
+def test_the_end_of_a_process_ends_its_endless_kernel(lab: Lab, cuda: Cuda) -> None:
+    driver = cuda.driver
+    flag = ok(cuda.cuMemAlloc(4))
+    ok(cuda.cuMemsetD32(flag, 0, 1))
+    ok(cuda.cuLaunchKernel(kernel(cuda, "spin"), 1, 1, 1, 1, 1, 1, 0, 0, ((flag,), (None,)), 0))
+    seen: list[Any] = []
+    ok(cuda.cuStreamAddCallback(0, lambda stream, status, data: seen.append(status), 0, 0))
+    cuda.close()
+    assert driver.vram.used_bytes == 0
+    assert lab.machine.pages.used_bytes == 0
+    assert seen == [E.CUDA_ERROR_LAUNCH_FAILED]
+    ok(cuda.cuInit(0))
+    ok(cuda.cuCtxCreate(0, 0))
+    assert works(cuda)

@@ -6,11 +6,11 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-import kernels
 import numpy as np
 import pytest
 from guest_support import ok
 
+import kernels
 from gpuvm.guest.cuda import Cuda
 from gpuvm.guest.cuda.types import NAMES
 
@@ -55,14 +55,18 @@ def test_variables_constants_and_zeroed_memory(cuda: Cuda) -> None:
     function = ok(cuda.cuModuleGetFunction(module, b"count"))
     assert cuda.cuModuleGetFunction(module, b"missing") == (E.CUDA_ERROR_NOT_FOUND, None)
     counter, size = ok(cuda.cuModuleGetGlobal(module, b"counter"))
-    assert size == 4 and words(cuda, counter, 1)[0] == 41
+    assert size == 4
+    assert words(cuda, counter, 1)[0] == 41
     room, size = ok(cuda.cuModuleGetGlobal(module, b"room"))
-    assert size == 65536 and not words(cuda, room, 16384).any()
+    assert size == 65536
+    assert not words(cuda, room, 16384).any()
     table, size = ok(cuda.cuModuleGetGlobal(module, b"table"))
-    assert size == 16 and words(cuda, table, 4).tolist() == [10, 20, 30, 40]
+    assert size == 16
+    assert words(cuda, table, 4).tolist() == [10, 20, 30, 40]
     pointer = ok(cuda.cuMemAlloc(16))
     ok(launch(cuda, function, 1, 4, (pointer,), (None,)))
-    assert words(cuda, pointer, 4).tolist() == [10, 20, 30, 40] and words(cuda, counter, 1)[0] == 45
+    assert words(cuda, pointer, 4).tolist() == [10, 20, 30, 40]
+    assert words(cuda, counter, 1)[0] == 45
     ok(cuda.cuMemcpyHtoD(table, np.array([1, 2, 3, 4], np.uint32), 16))
     ok(cuda.cuMemcpyHtoD(room, np.array([100, 200, 300, 400], np.uint32), 16))
     ok(launch(cuda, function, 1, 4, (pointer,), (None,)))
@@ -78,7 +82,10 @@ def test_static_and_dynamic_shared_memory(cuda: Cuda) -> None:
     data = np.random.default_rng(3).integers(0, 1 << 20, 256).astype(np.uint32)
     pointer = ok(cuda.cuMemAlloc(data.nbytes))
     ok(cuda.cuMemcpyHtoD(pointer, data, data.nbytes))
-    assert ok(cuda.cuFuncGetAttribute(cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function)) == 1024
+    assert (
+        ok(cuda.cuFuncGetAttribute(cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function))
+        == 1024
+    )
     ok(launch(cuda, function, 1, 256, (pointer,), (None,), shared=1024))
     assert np.array_equal(words(cuda, pointer, 256), data[::-1] + np.arange(256)[::-1])
     too_much = launch(cuda, function, 1, 256, (pointer,), (None,), shared=48 << 10)
@@ -91,7 +98,9 @@ def test_local_memory_is_every_threads_own(cuda: Cuda) -> None:
     pointer = ok(cuda.cuMemAlloc(4 * 512))
     ok(launch(cuda, function, 4, 128, (pointer, 200), OUT))
     assert np.array_equal(words(cuda, pointer, 512), np.arange(512) * 200 + 199 * 100)
-    local = ok(cuda.cuFuncGetAttribute(cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function))
+    local = ok(
+        cuda.cuFuncGetAttribute(cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, function)
+    )
     assert local >= 1024
     assert before - ok(cuda.cuMemGetInfo())[0] >= 14 * 48 * 32 * 1024
 
@@ -107,7 +116,8 @@ def test_parameters_of_every_size(cuda: Cuda) -> None:
     ok(launch(cuda, function, 1, 1, values, types))
     out = np.empty(5)
     ok(cuda.cuMemcpyDtoH(out, pointer, 40))
-    assert out[:4].tolist() == [250.0, -3.0, 0.1, 1.5] and out.view(np.int64)[4] == -(1 << 40)
+    assert out[:4].tolist() == [250.0, -3.0, 0.1, 1.5]
+    assert out.view(np.int64)[4] == -(1 << 40)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +143,20 @@ def test_a_kernel_with_many_registers_is_out_of_resources(cuda: Cuda) -> None:
     A = cuda.CUfunction_attribute
     registers = ok(cuda.cuFuncGetAttribute(A.CU_FUNC_ATTRIBUTE_NUM_REGS, function))
     limit = ok(cuda.cuFuncGetAttribute(A.CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, function))
-    assert registers > 50 and limit < 1024
+    assert registers > 50
+    assert limit < 1024
     pointer = ok(cuda.cuMemAlloc(4096))
     assert launch(cuda, function, 1, 1024, (pointer,), (None,)) == (E.CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,)
     ok(launch(cuda, function, 1, limit, (pointer,), (None,)))
     assert ok(cuda.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, limit, 0)) == 1
     grid, block = ok(cuda.cuOccupancyMaxPotentialBlockSize(function, None, 0, 0))
-    assert block <= limit and grid >= 14
-    capped = ok(cuda.cuModuleLoadDataEx(kernels.REGISTERS_MANY.encode(), 1, [cuda.CUjit_option.CU_JIT_MAX_REGISTERS], [32]))
+    assert block <= limit
+    assert grid >= 14
+    capped = ok(
+        cuda.cuModuleLoadDataEx(
+            kernels.REGISTERS_MANY.encode(), 1, [cuda.CUjit_option.CU_JIT_MAX_REGISTERS], [32]
+        )
+    )
     function = ok(cuda.cuModuleGetFunction(capped, b"heavy"))
     assert ok(cuda.cuFuncGetAttribute(A.CU_FUNC_ATTRIBUTE_NUM_REGS, function)) <= 32
 
@@ -171,7 +187,9 @@ def test_compiler_logs_go_into_the_programs_buffers(cuda: Cuda) -> None:
     ]
     values = [info, 600, error, 600, 1]
     ok(cuda.cuModuleLoadDataEx(kernels.STORE.encode(), 5, keys, values))
-    assert b"store" in info and b"registers" in info and error[0] == 0
+    assert b"store" in info
+    assert b"registers" in info
+    assert error[0] == 0
     broken = kernels.STORE.replace("st.global.u32 [%d2], %r5;", "st.global.u33 [%d2], %r5;")
     result = cuda.cuModuleLoadDataEx(broken.encode(), 5, keys, values)
     assert result == (E.CUDA_ERROR_INVALID_PTX, None)
@@ -189,7 +207,10 @@ def test_compiler_logs_go_into_the_programs_buffers(cuda: Cuda) -> None:
         (b"", "INVALID_IMAGE"),
         (b"\x7fELF" + bytes(60), "INVALID_IMAGE"),
         (b"\x7fELF\x02\x01\x01" + b"\xff" * 200, "INVALID_IMAGE"),
-        (b".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k() { wgmma.fence.sync.aligned; ret; }", "INVALID_PTX"),
+        (
+            b".version 8.0\n.target sm_90\n.visible .entry k() { wgmma.fence.sync.aligned; ret; }",
+            "INVALID_PTX",
+        ),
     ],
 )
 def test_broken_images_are_refused_by_kind(cuda: Cuda, image: bytes, error: str) -> None:
@@ -220,7 +241,8 @@ def test_a_cubin_from_the_linker_loads_from_file_and_address(cuda: Cuda, tmp_pat
 def test_a_library_is_loaded_into_each_context_that_uses_it(cuda: Cuda) -> None:
     library = ok(cuda.cuLibraryLoadData(kernels.STORE.encode(), None, None, 0, None, None, 0))
     kernel = ok(cuda.cuLibraryGetKernel(library, b"store"))
-    assert ok(cuda.cuLibraryGetKernelCount(library)) == 5 and ok(cuda.cuKernelGetName(kernel)) == b"store"
+    assert ok(cuda.cuLibraryGetKernelCount(library)) == 5
+    assert ok(cuda.cuKernelGetName(kernel)) == b"store"
     for _ in range(2):
         pointer = ok(cuda.cuMemAlloc(400))
         ok(launch(cuda, cuda.CUfunction(int(kernel)), 1, 100, (pointer, 8), OUT))

@@ -39,7 +39,8 @@ def test_unaligned_parts_of_an_allocation(cuda: Cuda) -> None:
     ok(cuda.cuMemcpyHtoD(pointer + 13, b"hello", 5))
     ok(cuda.cuMemcpyDtoD(pointer + 501, pointer + 13, 5))
     out = download(cuda, pointer, 1000).tobytes()
-    assert out[13:18] == out[501:506] == b"hello" and out.count(0) == 990
+    assert out[13:18] == out[501:506] == b"hello"
+    assert out.count(0) == 990
 
 
 def test_a_buffer_larger_than_the_staging_ring_survives(cuda: Cuda) -> None:
@@ -81,9 +82,11 @@ def test_registered_memory_is_seen_by_the_gpu_where_it_is(cuda: Cuda) -> None:
     assert np.array_equal(download(cuda, pointer, data.size, np.uint32), np.arange(50_176))
     ok(cuda.cuMemsetD32(device, 5, 10))
     ok(cuda.cuCtxSynchronize())
-    assert (data[:10] == 5).all() and data[10] == 10
+    assert (data[:10] == 5).all()
+    assert data[10] == 10
     ok(cuda.cuMemHostUnregister(data))
-    assert (data[:10] == 5).all() and data[49_999] == 49_999
+    assert (data[:10] == 5).all()
+    assert data[49_999] == 49_999
     big = np.arange(16 << 20, dtype=np.uint32)
     ok(cuda.cuMemHostRegister(big, big.nbytes, 0))
     ok(cuda.cuMemHostUnregister(big))
@@ -104,7 +107,8 @@ def test_registered_memory_that_shares_pages_is_copied_but_not_mapped(cuda: Cuda
 
 
 @pytest.mark.parametrize(
-    ("function", "dtype", "value"), [("D8", np.uint8, 0xA5), ("D16", np.uint16, 0xBEEF), ("D32", np.uint32, 0xDEADBEEF)]
+    ("function", "dtype", "value"),
+    [("D8", np.uint8, 0xA5), ("D16", np.uint16, 0xBEEF), ("D32", np.uint32, 0xDEADBEEF)],
 )
 @pytest.mark.parametrize("count", [1, 1000, 300_001])
 def test_fills(cuda: Cuda, function: str, dtype: Any, value: int, count: int) -> None:
@@ -112,7 +116,8 @@ def test_fills(cuda: Cuda, function: str, dtype: Any, value: int, count: int) ->
     ok(cuda.cuMemsetD8(pointer, 0x11, (count + 2) * 4))
     ok(getattr(cuda, "cuMemset" + function)(pointer, value, count))
     out = download(cuda, pointer, count + 2, dtype)
-    assert (out[:count] == value).all() and out[count] == 0x11111111 & np.iinfo(dtype).max
+    assert (out[:count] == value).all()
+    assert out[count] == 0x11111111 & np.iinfo(dtype).max
 
 
 def test_rectangle_fills_leave_the_gaps(cuda: Cuda) -> None:
@@ -121,7 +126,9 @@ def test_rectangle_fills_leave_the_gaps(cuda: Cuda) -> None:
     ok(cuda.cuMemsetD8(pointer, 0, pitch * 40))
     ok(cuda.cuMemsetD2D16(pointer, pitch, 0x0102, 75, 40))
     out = download(cuda, pointer, pitch * 40).reshape(40, pitch)
-    assert (out[:, 0:150:2] == 2).all() and (out[:, 1:150:2] == 1).all() and not out[:, 150:].any()
+    assert (out[:, 0:150:2] == 2).all()
+    assert (out[:, 1:150:2] == 1).all()
+    assert not out[:, 150:].any()
     narrow = cuda.cuMemsetD2D32(pointer, 100, 0, 75, 40)
     assert narrow == (cuda.CUresult.CUDA_ERROR_INVALID_VALUE,)
 
@@ -149,7 +156,8 @@ def test_rectangles_go_both_ways(cuda: Cuda, pinned: bool) -> None:
     ok(cuda.cuMemcpy2DAsync(down, 0))
     ok(cuda.cuCtxSynchronize())
     assert np.array_equal(back[:, 8 : 8 + width], source[:, 4 : 4 + width])
-    assert not back[:, :8].any() and not back[:, 8 + width :].any()
+    assert not back[:, :8].any()
+    assert not back[:, 8 + width :].any()
     assert (download(cuda, pointer, pitch * 2) == 255).all()
     if pinned:
         ok(cuda.cuMemHostUnregister(source))
@@ -174,13 +182,17 @@ def test_boxes(cuda: Cuda) -> None:
 def test_freed_memory_is_reused_and_counted(lab: Lab, cuda: Cuda) -> None:
     before = ok(cuda.cuMemGetInfo())
     for _ in range(3):
-        pointers = [ok(cuda.cuMemAlloc(10 << 20)) for _ in range(4)] + [ok(cuda.cuMemAlloc(100)) for _ in range(50)]
-        assert len({int(p) for p in pointers}) == 54 and all(int(p) % 256 == 0 for p in pointers)
+        pointers = [ok(cuda.cuMemAlloc(10 << 20)) for _ in range(4)] + [
+            ok(cuda.cuMemAlloc(100)) for _ in range(50)
+        ]
+        assert len({int(p) for p in pointers}) == 54
+        assert all(int(p) % 256 == 0 for p in pointers)
         assert ok(cuda.cuMemGetInfo())[0] <= before[0] - (40 << 20)
         for pointer in pointers:
             ok(cuda.cuMemFree(pointer))
     free, total = ok(cuda.cuMemGetInfo())
-    assert total == before[1] and free >= before[0] - (1 << 20) - (1 << 18)
+    assert total == before[1]
+    assert free >= before[0] - (1 << 20) - (1 << 18)
 
 
 def test_out_of_memory_is_an_error_and_nothing_more(cuda: Cuda) -> None:

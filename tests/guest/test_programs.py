@@ -27,7 +27,9 @@ def test_a_vector_addition_through_nvrtc(lab: Lab, nvrtc: None, capsys: pytest.C
     assert driver.vram.used_bytes == driver.idle_vram
 
 
-def test_saxpy_with_argument_addresses_and_a_cubin(lab: Lab, nvrtc: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saxpy_with_argument_addresses_and_a_cubin(
+    lab: Lab, nvrtc: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_program(lab.cuda, PROGRAMS / "saxpy.py") == 0
     assert capsys.readouterr().out == "saxpy is right\n"
 
@@ -42,7 +44,9 @@ def test_two_machines_run_programs_at_once(capsys: pytest.CaptureFixture[str]) -
     labs = [Lab(64 << 20, 64 << 20) for _ in range(2)]
     statuses: list[int] = []
     threads = [
-        threading.Thread(target=lambda lab=lab: statuses.append(run_program(lab.cuda, PROGRAMS / "streams.py")))
+        threading.Thread(
+            target=lambda lab=lab: statuses.append(run_program(lab.cuda, PROGRAMS / "streams.py"))
+        )
         for lab in labs
     ]
     for thread in threads:
@@ -73,7 +77,9 @@ def test_everything_is_as_before_afterwards(lab: Lab) -> None:
     before = {name: sys.modules.get(name) for name in ("cuda", "cuda.bindings", "cuda.bindings.driver")}
     argv, path, start = sys.argv, list(sys.path), threading.Thread.start
     run_program(lab.cuda, PROGRAMS / "leaves.py", ["end"])
-    assert argv is sys.argv and path == sys.path and threading.Thread.start is start
+    assert argv is sys.argv
+    assert path == sys.path
+    assert threading.Thread.start is start
     for name, module in before.items():
         if module is not None:
             assert sys.modules[name] is module
@@ -88,7 +94,10 @@ def test_threads_belong_to_the_machine_of_their_starter() -> None:
     def program(lab: Lab) -> None:
         with inside(lab.cuda) as driver:
             ok(driver.cuInit(0))
-            threads = [threading.Thread(target=lambda: seen.setdefault(id(lab), []).append(current())) for _ in range(3)]
+            threads = [
+                threading.Thread(target=lambda: seen.setdefault(id(lab), []).append(current()))
+                for _ in range(3)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -60,7 +60,8 @@ def test_every_structure_has_the_same_attributes() -> None:
         ours = getattr(Cuda, name)
         assert inspect.isclass(ours), name
         if issubclass(ours, Boxed):
-            assert hasattr(theirs, "__int__") and hasattr(theirs, "__index__") == hasattr(ours, "__index__"), name
+            assert hasattr(theirs, "__int__"), name
+            assert hasattr(theirs, "__index__") == hasattr(ours, "__index__"), name
             continue
         public = {n for n in dir(theirs) if not n.startswith("_")}
         assert {n for n in dir(ours) if not n.startswith("_")} >= public, name
@@ -94,7 +95,8 @@ def test_handles_behave_as_cuda_pythons() -> None:
     for module in (Cuda, driver):
         context = module.CUcontext(7)
         assert (int(context), context == module.CUcontext(7), context == 7) == (7, True, False)
-        assert hash(context) == hash(module.CUcontext(7)) and repr(context) == "<CUcontext 0x7>"
+        assert hash(context) == hash(module.CUcontext(7))
+        assert repr(context) == "<CUcontext 0x7>"
         pointer = module.CUdeviceptr(0x123)
         assert (int(pointer), repr(pointer)) == (0x123, "<CUdeviceptr 291>")
         assert ctypes.c_uint64.from_address(pointer.getPtr()).value == 0x123
@@ -109,7 +111,8 @@ def test_handles_behave_as_cuda_pythons() -> None:
 def test_enumerations_are_integers_with_a_name() -> None:
     for module in (Cuda, driver):
         error = module.CUresult(700)
-        assert error is module.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS and error == 700
+        assert error is module.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+        assert error == 700
         assert (error.name, error.value, repr(error)) == (
             "CUDA_ERROR_ILLEGAL_ADDRESS",
             700,
@@ -146,7 +149,13 @@ def test_a_structures_image_is_laid_out_as_in_c() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: np.arange(4), lambda: bytearray(b"abcd"), lambda: memoryview(bytearray(8)), lambda: (ctypes.c_int * 3)()]
+    "make",
+    [
+        lambda: np.arange(4),
+        lambda: bytearray(b"abcd"),
+        lambda: memoryview(bytearray(8)),
+        lambda: (ctypes.c_int * 3)(),
+    ],
 )
 def test_a_buffers_address_is_where_its_bytes_are(make: Any) -> None:
     buffer = make()

@@ -67,7 +67,9 @@ def _dispatch(name: str) -> Any:
 def driver_module() -> ModuleType:
     """Return the module that stands for cuda.bindings.driver: types as they are, functions that find their
     machine."""
-    module = ModuleType("cuda.bindings.driver", "The CUDA driver API of the virtual machine that the program runs in.")
+    module = ModuleType(
+        "cuda.bindings.driver", "The CUDA driver API of the virtual machine that the program runs in."
+    )
     module.__dict__.update(NAMES)
     for name in (*PARAMETERS, "sizeof"):
         module.__dict__[name] = _dispatch(name)

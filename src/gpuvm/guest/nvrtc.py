@@ -33,7 +33,9 @@ def fermi_nvrtc() -> ModuleType | None:
 
 def _wrap(real: Any) -> ModuleType:
     module = ModuleType(real.__name__, real.__doc__)
-    module.__dict__.update({name: value for name, value in vars(real).items() if name not in ("__name__", "__doc__")})
+    module.__dict__.update(
+        {name: value for name, value in vars(real).items() if name not in ("__name__", "__doc__")}
+    )
     result = real.nvrtcResult
     fermi: dict[int, bool] = {}
     cubins: dict[int, bytes] = {}

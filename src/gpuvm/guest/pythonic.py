@@ -179,7 +179,7 @@ class KernelModule:
 
 
 class Kernel:
-    """A kernel: `kernel[grid, block](arguments)` or `kernel[grid, block, shared_bytes, stream](arguments)`."""
+    """A kernel: `kernel[grid, block](arguments)`, or `[grid, block, shared bytes, stream]`."""
 
     def __init__(self, gpu: Gpu, name: str, function: Any) -> None:
         self._gpu = gpu
@@ -200,13 +200,17 @@ class Kernel:
         return Launch(self, _three(grid), _three(block), int(shared), stream)
 
     def __call__(self, *_: object) -> None:
-        raise TypeError(f"a launch of {self.name} needs a grid and a block: {self.name}[grid, block](arguments)")
+        raise TypeError(
+            f"a launch of {self.name} needs a grid and a block: {self.name}[grid, block](arguments)"
+        )
 
 
 class Launch:
     """A kernel with its grid."""
 
-    def __init__(self, kernel: Kernel, grid: Sequence[int], block: Sequence[int], shared: int, stream: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, grid: Sequence[int], block: Sequence[int], shared: int, stream: Any
+    ) -> None:
         self._kernel = kernel
         self._grid = grid
         self._block = block

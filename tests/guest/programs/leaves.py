@@ -4,8 +4,11 @@ import sys
 
 from cuda.bindings.driver import cuCtxCreate, cuInit, cuMemAlloc
 
-assert __name__ == "__main__" and __file__.endswith("leaves.py")
-assert cuInit(0)[0] == 0 and cuCtxCreate(0, 0)[0] == 0 and cuMemAlloc(4096)[0] == 0
+assert __name__ == "__main__"
+assert __file__.endswith("leaves.py")
+assert cuInit(0)[0] == 0
+assert cuCtxCreate(0, 0)[0] == 0
+assert cuMemAlloc(4096)[0] == 0
 how = sys.argv[1]
 if how == "status":
     sys.exit(3)

@@ -1,4 +1,4 @@
-"""saxpy with an array of argument addresses and a cubin from NVRTC, on a stream: the other common way to launch."""
+"""saxpy with an array of argument addresses and a cubin from NVRTC, on a stream."""
 
 import numpy as np
 from cuda import cuda, nvrtc
@@ -16,15 +16,15 @@ void saxpy(float a, float *x, float *y, float *out, size_t n)
 def ASSERT_DRV(err):
     if isinstance(err, cuda.CUresult):
         if err != cuda.CUresult.CUDA_SUCCESS:
-            raise RuntimeError("Cuda Error: {}".format(err))
+            raise RuntimeError(f"Cuda Error: {err}")
     elif isinstance(err, nvrtc.nvrtcResult):
         if err != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise RuntimeError("Nvrtc Error: {}".format(err))
+            raise RuntimeError(f"Nvrtc Error: {err}")
     else:
-        raise RuntimeError("Unknown error type: {}".format(err))
+        raise RuntimeError(f"Unknown error type: {err}")
 
 
-err, = cuda.cuInit(0)
+(err,) = cuda.cuInit(0)
 ASSERT_DRV(err)
 err, device = cuda.cuDeviceGet(0)
 ASSERT_DRV(err)
@@ -35,13 +35,13 @@ ASSERT_DRV(err)
 
 err, prog = nvrtc.nvrtcCreateProgram(SOURCE, b"saxpy.cu", 0, [], [])
 ASSERT_DRV(err)
-opts = [b"--fmad=false", bytes("--gpu-architecture=sm_{}{}".format(major, minor), "ascii")]
-err, = nvrtc.nvrtcCompileProgram(prog, 2, opts)
+opts = [b"--fmad=false", bytes(f"--gpu-architecture=sm_{major}{minor}", "ascii")]
+(err,) = nvrtc.nvrtcCompileProgram(prog, 2, opts)
 ASSERT_DRV(err)
 err, size = nvrtc.nvrtcGetCUBINSize(prog)
 ASSERT_DRV(err)
 data = b" " * size
-err, = nvrtc.nvrtcGetCUBIN(prog, data)
+(err,) = nvrtc.nvrtcGetCUBIN(prog, data)
 ASSERT_DRV(err)
 err, module = cuda.cuModuleLoadData(np.char.array(data).ctypes.data)
 ASSERT_DRV(err)
@@ -64,11 +64,11 @@ hY = rng.random(int(n)).astype(dtype=np.float32)
 hOut = np.zeros(int(n)).astype(dtype=np.float32)
 err, stream = cuda.cuStreamCreate(0)
 ASSERT_DRV(err)
-err, = cuda.cuMemcpyHtoDAsync(dX, hX.ctypes.data, buffer_size, stream)
+(err,) = cuda.cuMemcpyHtoDAsync(dX, hX.ctypes.data, buffer_size, stream)
 ASSERT_DRV(err)
-err, = cuda.cuMemcpyHtoDAsync(dY, hY.ctypes.data, buffer_size, stream)
+(err,) = cuda.cuMemcpyHtoDAsync(dY, hY.ctypes.data, buffer_size, stream)
 ASSERT_DRV(err)
-err, = cuda.cuMemcpyHtoDAsync(dOut, hOut.ctypes.data, buffer_size, stream)
+(err,) = cuda.cuMemcpyHtoDAsync(dOut, hOut.ctypes.data, buffer_size, stream)
 ASSERT_DRV(err)
 
 dX_a = np.array([int(dX)], dtype=np.uint64)
@@ -76,20 +76,20 @@ dY_a = np.array([int(dY)], dtype=np.uint64)
 dOut_a = np.array([int(dOut)], dtype=np.uint64)
 args = [a, dX_a, dY_a, dOut_a, n]
 args = np.array([arg.ctypes.data for arg in args], dtype=np.uint64)
-err, = cuda.cuLaunchKernel(kernel, NUM_BLOCKS, 1, 1, NUM_THREADS, 1, 1, 0, stream, args.ctypes.data, 0)
+(err,) = cuda.cuLaunchKernel(kernel, NUM_BLOCKS, 1, 1, NUM_THREADS, 1, 1, 0, stream, args.ctypes.data, 0)
 ASSERT_DRV(err)
-err, = cuda.cuMemcpyDtoHAsync(hOut.ctypes.data, dOut, buffer_size, stream)
+(err,) = cuda.cuMemcpyDtoHAsync(hOut.ctypes.data, dOut, buffer_size, stream)
 ASSERT_DRV(err)
-err, = cuda.cuStreamSynchronize(stream)
+(err,) = cuda.cuStreamSynchronize(stream)
 ASSERT_DRV(err)
 if not np.array_equal(hOut, a * hX + hY):
     raise ValueError("Error outside tolerance for host-device vectors")
-err, = cuda.cuStreamDestroy(stream)
+(err,) = cuda.cuStreamDestroy(stream)
 ASSERT_DRV(err)
-err, = cuda.cuMemFree(dX)
-err, = cuda.cuMemFree(dY)
-err, = cuda.cuMemFree(dOut)
-err, = cuda.cuModuleUnload(module)
-err, = cuda.cuCtxDestroy(context)
+(err,) = cuda.cuMemFree(dX)
+(err,) = cuda.cuMemFree(dY)
+(err,) = cuda.cuMemFree(dOut)
+(err,) = cuda.cuModuleUnload(module)
+(err,) = cuda.cuCtxDestroy(context)
 ASSERT_DRV(err)
 print("saxpy is right")

@@ -1,10 +1,10 @@
-"""Page-locked buffers, streams, events and host functions, and a worker thread that shares the primary context."""
+"""Page-locked buffers, streams, events, host functions, and threads that share the primary context."""
 
 import ctypes
 import threading
 
-import numpy as np
 import cuda.bindings.driver as cuda
+import numpy as np
 
 PTX = b"""
 .version 3.2
@@ -62,7 +62,11 @@ def part(index):
     ok(cuda.cuMemcpyDtoHAsync(at, pointer, N * 4, stream))
     done = callback_type(lambda data: finished.append(data))
     callbacks.append(done)
-    ok(cuda.cuLaunchHostFunc(stream, cuda.CUhostFn(_ptr=ctypes.addressof(ctypes.c_void_p.from_buffer(done))), index + 1))
+    ok(
+        cuda.cuLaunchHostFunc(
+            stream, cuda.CUhostFn(_ptr=ctypes.addressof(ctypes.c_void_p.from_buffer(done))), index + 1
+        )
+    )
     ok(cuda.cuStreamSynchronize(stream))
     ok(cuda.cuMemFree(pointer))
     ok(cuda.cuStreamDestroy(stream))
@@ -78,7 +82,10 @@ ok(cuda.cuEventRecord(end, 0))
 ok(cuda.cuEventSynchronize(end))
 assert ok(cuda.cuEventElapsedTime(start, end)) > 0
 assert sorted(finished) == [1, 2, 3, 4]
-expected = np.arange(PARTS * N, dtype=np.float32).reshape(PARTS, N) * np.arange(2, 2 + PARTS, dtype=np.float32)[:, None]
+expected = (
+    np.arange(PARTS * N, dtype=np.float32).reshape(PARTS, N)
+    * np.arange(2, 2 + PARTS, dtype=np.float32)[:, None]
+)
 assert np.array_equal(view.reshape(PARTS, N), expected)
 del view
 ok(cuda.cuMemFreeHost(host))

@@ -1,4 +1,4 @@
-"""A vector addition in the style of cuda-python's first example: CUDA C through NVRTC, the driver API for the rest."""
+"""A vector addition as in the first example of cuda-python: CUDA C through NVRTC, then the driver API."""
 
 import ctypes
 import sys
@@ -18,19 +18,29 @@ extern "C" __global__ void vector_add(const float *a, const float *b, float *c, 
 def check(result):
     error, *values = result
     if error.value:
-        name = driver.cuGetErrorName(error)[1] if isinstance(error, driver.CUresult) else nvrtc.nvrtcGetErrorString(error)[1]
+        name = (
+            driver.cuGetErrorName(error)[1]
+            if isinstance(error, driver.CUresult)
+            else nvrtc.nvrtcGetErrorString(error)[1]
+        )
         raise RuntimeError(f"CUDA error {error.value}: {name}")
     return values[0] if len(values) == 1 else values or None
 
 
 def compile_source(source, device):
-    major = check(driver.cuDeviceGetAttribute(
-        driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device))
-    minor = check(driver.cuDeviceGetAttribute(
-        driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device))
+    major = check(
+        driver.cuDeviceGetAttribute(
+            driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device
+        )
+    )
+    minor = check(
+        driver.cuDeviceGetAttribute(
+            driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device
+        )
+    )
     program = check(nvrtc.nvrtcCreateProgram(source.encode(), b"vector_add.cu", 0, [], []))
     options = [b"--fmad=false", f"--gpu-architecture=compute_{major}{minor}".encode()]
-    error, = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         log = b" " * check(nvrtc.nvrtcGetProgramLogSize(program))
         check(nvrtc.nvrtcGetProgramLog(program, log))

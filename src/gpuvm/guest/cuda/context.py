@@ -174,7 +174,9 @@ class Context:
             self.callbacks.drain()
         self.check()
 
-    def fill(self, stream: Stream, address: int, pattern: bytes, size: int, rows: int = 1, pitch: int = 0) -> None:
+    def fill(
+        self, stream: Stream, address: int, pattern: bytes, size: int, rows: int = 1, pitch: int = 0
+    ) -> None:
         """Fill `rows` lines of `size` bytes, `pitch` bytes apart, with a repeated pattern (whose length
         divides `size`)."""
         if size == 0 or rows == 0:
@@ -279,16 +281,18 @@ class Context:
             else:
                 self._late_slots.append((slot, sequence))
 
-    def close(self) -> None:
-        """Free everything; queued work is waited for unless the context is poisoned."""
+    def close(self, kill: bool = False) -> None:
+        """Free everything. Queued work is waited for, unless the context is poisoned or `kill` is set."""
         if not self.alive:
             return
         self.alive = False
-        if self.error is None:
+        if self.error is None and not kill:
             self.gpu.finish()
+        if kill:
+            self.gpu.channel.abandon()
         if self.callbacks is not None:
             self.callbacks.close()
-        self.gpu.close()
+        self.gpu.close(kill)
         self.staging.close()
         for page in self._pages:
             page.free()
@@ -309,13 +313,12 @@ class Context:
 
 
 def release_words(slot: int, payload: int) -> list[int]:
-    """Words that write (payload, 0, timestamp in ns) to a slot when all earlier work of the channel is done."""
+    """Words that write (payload, 0, time in ns) to a slot when all earlier work of the channel is done."""
     return semaphore(slot, payload, Host.RELEASE)
 
 
 class ContextApi(ApiBase):
     """Context management and primary contexts."""
-
 
     def _stack(self) -> list[Context]:
         stack = getattr(self._tls, "stack", None)
@@ -356,10 +359,11 @@ class ContextApi(ApiBase):
         self._contexts[context.handle] = context
         return context
 
-    def _destroy(self, context: Context) -> None:
+    def _destroy(self, context: Context, kill: bool = False) -> None:
         self._contexts.pop(context.handle, None)
+        # The channel goes first: queued work may still use what the handles stand for.
+        context.close(kill)
         self._forget_objects(context)
-        context.close()
 
     def _create(self, flags: Any, dev: Any) -> Any:
         self._device(dev)
@@ -382,7 +386,9 @@ class ContextApi(ApiBase):
     @entry
     def cuCtxCreate_v4(self, ctxCreateParams: Any, flags: Any, dev: Any) -> Any:
         if ctxCreateParams is not None and (
-            ctxCreateParams.numExecAffinityParams or ctxCreateParams.execAffinityParams or ctxCreateParams.cigParams
+            ctxCreateParams.numExecAffinityParams
+            or ctxCreateParams.execAffinityParams
+            or ctxCreateParams.cigParams
         ):
             raise fail("UNSUPPORTED_EXEC_AFFINITY")
         return self._create(flags, dev)

@@ -55,7 +55,6 @@ ERROR_TEXTS = {
 class DeviceApi(ApiBase):
     """Initialization, device management, error names."""
 
-
     @property
     def driver(self) -> Driver:
         """The kernel driver, loaded by cuInit.

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a table)
 """The functions of the CUDA driver API as data: parameter names, and how many values follow the CUresult
 (cuda.bindings.driver 12.9).
 """

@@ -105,9 +105,13 @@ def select(data: bytes) -> tuple[str, bytes]:
         return _from_fatbin(data)
     text = data.split(b"\0", 1)[0]
     if not text.strip():
-        raise fail("INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is empty")
+        raise fail(
+            "INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is empty"
+        )
     if any(byte < 9 or 13 < byte < 32 or byte == 127 for byte in text[:4096]):
-        raise fail("INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is neither")
+        raise fail(
+            "INVALID_IMAGE", "a module image must be PTX text, a cubin or a fat binary; this one is neither"
+        )
     return "ptx", text
 
 
@@ -139,7 +143,9 @@ def _from_fatbin(data: bytes) -> tuple[str, bytes]:
 def _lz4(data: bytes, size: int) -> bytes:
     """Decompress an LZ4 block of known unpacked size."""
     if size > LARGEST_IMAGE:
-        raise fail("INVALID_IMAGE", f"a fat binary's entry must unpack to at most {LARGEST_IMAGE} bytes, not {size}")
+        raise fail(
+            "INVALID_IMAGE", f"a fat binary's entry must unpack to at most {LARGEST_IMAGE} bytes, not {size}"
+        )
     out = bytearray()
     at = 0
     try:

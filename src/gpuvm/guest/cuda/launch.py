@@ -26,7 +26,6 @@ SPLIT_48K, SPLIT_16K = 3, 1
 class LaunchApi(ApiBase):
     """Execution control and occupancy."""
 
-
     def _function(self, handle: Any) -> Function:
         """Return the kernel that a CUfunction or CUkernel names.
 
@@ -57,29 +56,40 @@ class LaunchApi(ApiBase):
             raise fail("INVALID_HANDLE", "a kernel is launched in the context that its module is loaded in")
         threads = block[0] * block[1] * block[2]
         if min(grid) <= 0 or min(block) <= 0 or dynamic < 0:
-            raise fail("INVALID_VALUE", f"a launch must have at least one block and one thread, got {grid} {block}")
+            raise fail(
+                "INVALID_VALUE", f"a launch must have at least one block and one thread, got {grid} {block}"
+            )
         if any(n > most for n, most in zip(grid, device.MAX_GRID, strict=True)):
             raise fail("INVALID_VALUE", f"a grid must be at most {device.MAX_GRID}, got {grid}")
         if any(n > most for n, most in zip(block, device.MAX_BLOCK, strict=True)) or (
             threads > device.MAX_THREADS_PER_BLOCK
         ):
             limit = device.MAX_THREADS_PER_BLOCK
-            raise fail("INVALID_VALUE", f"a block must be at most {device.MAX_BLOCK} and {limit} threads, got {block}")
+            raise fail(
+                "INVALID_VALUE",
+                f"a block must be at most {device.MAX_BLOCK} and {limit} threads, got {block}",
+            )
         program = function.program
         shared = program.shared + dynamic
         if shared > device.SHARED_PER_BLOCK:
-            raise fail("INVALID_VALUE", f"a block has {device.SHARED_PER_BLOCK} bytes of shared memory, not {shared}")
+            raise fail(
+                "INVALID_VALUE", f"a block has {device.SHARED_PER_BLOCK} bytes of shared memory, not {shared}"
+            )
         if threads > function.max_threads:
             raise fail(
                 "LAUNCH_OUT_OF_RESOURCES",
-                f"{function.name} with {program.registers} registers runs at most {function.max_threads} threads "
-                f"a block, got {threads}",
+                f"{function.name} with {program.registers} registers runs at most {function.max_threads} "
+                f"threads a block, got {threads}",
             )
         if function.required is not None and block != function.required:
-            raise fail("INVALID_VALUE", f"{function.name} runs with blocks of {function.required} only, got {block}")
+            raise fail(
+                "INVALID_VALUE", f"{function.name} runs with blocks of {function.required} only, got {block}"
+            )
         words = pack(function.layout, function.parameter_size, parameters, extra)
         preference = function.cache_config or context.cache_config
-        split = SPLIT_16K if preference == FuncCache.CU_FUNC_CACHE_PREFER_L1 and shared <= 16 << 10 else SPLIT_48K
+        split = (
+            SPLIT_16K if preference == FuncCache.CU_FUNC_CACHE_PREFER_L1 and shared <= 16 << 10 else SPLIT_48K
+        )
         program = function.sized_program(context.limits)
         gpu = context.gpu
         with gpu.channel.lock:
@@ -112,7 +122,10 @@ class LaunchApi(ApiBase):
             raise fail("INVALID_VALUE")
         for attribute in list(config.attrs)[: int(config.numAttrs)]:
             wanted = attribute.id
-            if wanted == LaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE and not attribute.value.cooperative:
+            if (
+                wanted == LaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+                and not attribute.value.cooperative
+            ):
                 continue
             if wanted in (
                 LaunchAttributeID.CU_LAUNCH_ATTRIBUTE_IGNORE,
@@ -120,7 +133,10 @@ class LaunchApi(ApiBase):
                 LaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT,
             ):
                 continue
-            raise fail("NOT_SUPPORTED", f"launch attribute {wanted.name} needs a newer GPU than compute capability 2.0")
+            raise fail(
+                "NOT_SUPPORTED",
+                f"launch attribute {wanted.name} needs a newer GPU than compute capability 2.0",
+            )
         grid = (int(config.gridDimX), int(config.gridDimY), int(config.gridDimZ))
         block = (int(config.blockDimX), int(config.blockDimY), int(config.blockDimZ))
         self._launch(f, grid, block, int(config.sharedMemBytes), config.hStream, kernelParams, extra)
@@ -211,7 +227,9 @@ class LaunchApi(ApiBase):
     # -----------------------------------------------------------------------------------------------
 
     @entry
-    def cuOccupancyMaxActiveBlocksPerMultiprocessor(self, func: Any, blockSize: Any, dynamicSMemSize: Any) -> Any:
+    def cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        self, func: Any, blockSize: Any, dynamicSMemSize: Any
+    ) -> Any:
         function = self._resolve(func, self._current())
         return self._active(function, int(blockSize), int(dynamicSMemSize))
 
@@ -254,7 +272,12 @@ class LaunchApi(ApiBase):
 
     @entry
     def cuOccupancyMaxPotentialBlockSizeWithFlags(
-        self, func: Any, blockSizeToDynamicSMemSize: Any, dynamicSMemSize: Any, blockSizeLimit: Any, flags: Any
+        self,
+        func: Any,
+        blockSizeToDynamicSMemSize: Any,
+        dynamicSMemSize: Any,
+        blockSizeLimit: Any,
+        flags: Any,
     ) -> Any:
         NAMES["CUoccupancy_flags"](int(flags))
         return self._potential(func, blockSizeToDynamicSMemSize, int(dynamicSMemSize), int(blockSizeLimit))

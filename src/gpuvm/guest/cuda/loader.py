@@ -125,7 +125,9 @@ def layout(data: bytes) -> Segments:
         # Kernels of one text section share it; the longest view of it is the section from its first kernel
         # on.
         if kernel.section not in places:
-            first = min((k for k in image.kernels.values() if k.section == kernel.section), key=lambda k: k.offset)
+            first = min(
+                (k for k in image.kernels.values() if k.section == kernel.section), key=lambda k: k.offset
+            )
             places[kernel.section] = _place(out, first.code, len(first.code)) - first.offset
     out.size += FETCH_SLACK
     banks = {number: _place(out, contents, len(contents)) for number, contents in image.constants.items()}
@@ -150,9 +152,13 @@ def layout(data: bytes) -> Segments:
     for relocation in image.relocations:
         place, target = places.get(relocation.section), places.get(relocation.target)
         if place is None or target is None:
-            raise fail("INVALID_IMAGE", f"a relocation must name sections of the cubin, not {relocation.target}")
+            raise fail(
+                "INVALID_IMAGE", f"a relocation must name sections of the cubin, not {relocation.target}"
+            )
         if place + relocation.offset + relocation.size > out.filled:
-            raise fail("INVALID_IMAGE", f"a relocation must lie in {relocation.section}, which has no such offset")
+            raise fail(
+                "INVALID_IMAGE", f"a relocation must lie in {relocation.section}, which has no such offset"
+            )
         out.patches.append(
             (place + relocation.offset, relocation.size, relocation.shift, target + relocation.addend)
         )
@@ -183,7 +189,11 @@ def _place(out: Segments, contents: bytes | None, size: int, align: int = ALIGN)
 
 
 def _kernel(
-    kernel: cubin.Kernel, section: int, banks: dict[int, int], own: dict[tuple[str, int], int], image: cubin.Cubin
+    kernel: cubin.Kernel,
+    section: int,
+    banks: dict[int, int],
+    own: dict[tuple[str, int], int],
+    image: cubin.Cubin,
 ) -> LoadedKernel:
     name = kernel.name
     constants = {number: (at, len(image.constants[number])) for number, at in banks.items()}
@@ -192,7 +202,9 @@ def _kernel(
     }
     end = max((offset + size for offset, size in kernel.parameters), default=0)
     if end > MAXIMUM_PARAMETERS:
-        raise fail("INVALID_IMAGE", f"the parameters of {name} must fit {MAXIMUM_PARAMETERS} bytes, not {end}")
+        raise fail(
+            "INVALID_IMAGE", f"the parameters of {name} must fit {MAXIMUM_PARAMETERS} bytes, not {end}"
+        )
     limit = math.prod(kernel.max_threads or kernel.required_threads or (1024, 1, 1))
     return LoadedKernel(
         name,

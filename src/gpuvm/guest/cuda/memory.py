@@ -33,10 +33,12 @@ class Pinned:
     flags : int
         As given to cuMemHostAlloc or cuMemHostRegister.
     buffer : HostBuffer or None
-        None for registered memory whose pages hold other data too: the GPU does not reach it, copies are staged.
+        None for registered memory whose pages hold other data too: copies are staged.
     """
 
-    def __init__(self, buffer: HostBuffer | None, address: int, size: int, flags: int, context: Context) -> None:
+    def __init__(
+        self, buffer: HostBuffer | None, address: int, size: int, flags: int, context: Context
+    ) -> None:
         self.buffer = buffer
         self.address = address
         self.size = size
@@ -51,7 +53,6 @@ class Pinned:
 
 class MemoryApi(ApiBase):
     """Memory management."""
-
 
     # What a pointer is -------------------------------------------------------------------------------------
 
@@ -177,7 +178,8 @@ class MemoryApi(ApiBase):
         if flags & NAMES["CU_MEMHOSTREGISTER_IOMEMORY"]:
             raise fail("NOT_SUPPORTED")
         if any(
-            address < other.address + other.size and other.address < address + size for other in self._pinned.values()
+            address < other.address + other.size and other.address < address + size
+            for other in self._pinned.values()
         ):
             raise fail("HOST_MEMORY_ALREADY_REGISTERED")
         buffer = self.driver.register_host(address, size) if owns_its_pages(address, size) else None
@@ -276,7 +278,9 @@ class MemoryApi(ApiBase):
 
     # Copies ------------------------------------------------------------------------------------------------
 
-    def _upload(self, context: Context, stream: Stream, destination: int, source: Any, size: int, sync: bool) -> None:
+    def _upload(
+        self, context: Context, stream: Stream, destination: int, source: Any, size: int, sync: bool
+    ) -> None:
         if size == 0:
             return
         self._device_range(context, destination, size)
@@ -292,7 +296,9 @@ class MemoryApi(ApiBase):
             lambda at, staged, length: context.submit(stream, m2mf_linear(destination + at, staged, length)),
         )
 
-    def _download(self, context: Context, stream: Stream, destination: Any, source: int, size: int, sync: bool) -> None:
+    def _download(
+        self, context: Context, stream: Stream, destination: Any, source: int, size: int, sync: bool
+    ) -> None:
         if size == 0:
             return
         self._device_range(context, source, size)
@@ -375,7 +381,9 @@ class MemoryApi(ApiBase):
         self._unified(context, stream, int(dst or 0), int(src or 0), int(ByteCount), False)
 
     @entry
-    def cuMemcpyPeer(self, dstDevice: Any, dstContext: Any, srcDevice: Any, srcContext: Any, ByteCount: Any) -> None:
+    def cuMemcpyPeer(
+        self, dstDevice: Any, dstContext: Any, srcDevice: Any, srcContext: Any, ByteCount: Any
+    ) -> None:
         self._peer(dstDevice, dstContext, srcDevice, srcContext, int(ByteCount))
 
     @entry
@@ -455,7 +463,12 @@ class MemoryApi(ApiBase):
             sequence = 0
             for z in range(depth):
                 words = m2mf_rectangle(
-                    dst.address + z * dst.slice, src.address + z * src.slice, width, rows, dst.pitch, src.pitch
+                    dst.address + z * dst.slice,
+                    src.address + z * src.slice,
+                    width,
+                    rows,
+                    dst.pitch,
+                    src.pitch,
                 )
                 sequence = context.submit(stream, words)
             if sync:
@@ -466,7 +479,9 @@ class MemoryApi(ApiBase):
             for z in range(depth):
                 for y in range(rows):
                     ctypes.memmove(
-                        dst.address + z * dst.slice + y * dst.pitch, src.address + z * src.slice + y * src.pitch, width
+                        dst.address + z * dst.slice + y * dst.pitch,
+                        src.address + z * src.slice + y * src.pitch,
+                        width,
                     )
             return
         for z in range(depth):
@@ -535,7 +550,14 @@ class MemoryApi(ApiBase):
     # Fills -------------------------------------------------------------------------------------------------
 
     def _fill(
-        self, stream_arg: Any, pointer: Any, value: Any, element: int, width: int, rows: int = 1, pitch: int = 0
+        self,
+        stream_arg: Any,
+        pointer: Any,
+        value: Any,
+        element: int,
+        width: int,
+        rows: int = 1,
+        pitch: int = 0,
     ) -> None:
         context = self._current()
         stream = context.default_stream if stream_arg is None else self._stream(stream_arg, context)

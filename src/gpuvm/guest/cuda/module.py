@@ -113,7 +113,8 @@ class Module:
             context.free(self._allocation)
             raise
         self.functions = {
-            kernel.name: Function(self, kernel, self._program(kernel, segments, base)) for kernel in segments.kernels
+            kernel.name: Function(self, kernel, self._program(kernel, segments, base))
+            for kernel in segments.kernels
         }
         self.variables = {name: (base + offset, size) for name, (offset, size) in segments.variables.items()}
 
@@ -161,7 +162,6 @@ class LinkState:
 
 class ModuleApi(ApiBase):
     """Module, library and linker functions."""
-
 
     # Loading
     # -------------------------------------------------------------------------------------------------
@@ -302,7 +302,9 @@ class ModuleApi(ApiBase):
         libraryOptionValues: Any,
         numLibraryOptions: Any,
     ) -> Any:
-        return self._open_library(read_image(code), JitOptions(int(numJitOptions), jitOptions, jitOptionsValues))
+        return self._open_library(
+            read_image(code), JitOptions(int(numJitOptions), jitOptions, jitOptionsValues)
+        )
 
     @entry
     def cuLibraryLoadFromFile(
@@ -315,7 +317,9 @@ class ModuleApi(ApiBase):
         libraryOptionValues: Any,
         numLibraryOptions: Any,
     ) -> Any:
-        return self._open_library(_file(fileName), JitOptions(int(numJitOptions), jitOptions, jitOptionsValues))
+        return self._open_library(
+            _file(fileName), JitOptions(int(numJitOptions), jitOptions, jitOptionsValues)
+        )
 
     @entry
     def cuLibraryUnload(self, library: Any) -> None:
@@ -422,7 +426,9 @@ class ModuleApi(ApiBase):
         ):
             raise fail("NOT_SUPPORTED", f"the linker takes PTX, cubins and fat binaries, not {wanted.name}")
         if link.inputs:
-            raise fail("NOT_SUPPORTED", "the linker takes one input: there is no device-code linking across files")
+            raise fail(
+                "NOT_SUPPORTED", "the linker takes one input: there is no device-code linking across files"
+            )
         link.inputs.append(select(data))
 
     @entry

@@ -37,7 +37,7 @@ def max_threads(registers: int) -> int:
 
 
 def active_blocks(need: Need, threads: int, dynamic: int = 0) -> int:
-    """Blocks of `threads` threads and `dynamic` extra bytes of shared memory that run at once; 0 if none can."""
+    """Blocks of `threads` threads and `dynamic` more bytes of shared memory that run at once."""
     if threads <= 0 or threads > min(need.max_threads, device.MAX_THREADS_PER_BLOCK):
         return 0
     shared = _up(need.shared + dynamic, SHARED_UNIT)

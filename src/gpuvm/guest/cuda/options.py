@@ -23,7 +23,9 @@ class JitOptions:
         keys = list(options or [])
         given = list(values or [])
         if not all(isinstance(each, Option) for each in keys):
-            raise TypeError("Argument 'options' is not instance of type (expected tuple or list of CUjit_option)")
+            raise TypeError(
+                "Argument 'options' is not instance of type (expected tuple or list of CUjit_option)"
+            )
         for each in (keys, given):
             if count > len(each):
                 raise RuntimeError(f"List is too small: {len(each)} < {count}")

@@ -120,7 +120,6 @@ class Callbacks:
 class StreamApi(ApiBase):
     """Stream and event management."""
 
-
     def _stream(self, hStream: Any, context: Context) -> Stream:
         """Return the stream that a handle names in a context."""
         number = int(hStream or 0)

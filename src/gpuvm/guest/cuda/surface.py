@@ -43,9 +43,11 @@ class Cuda(LaunchApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
         return sorted({*super().__dir__(), *NAMES})
 
     def close(self) -> None:
-        """Destroy every context and release the device. Handles are invalid from now on."""
+        """Destroy every context and release the device, as the end of a process does: work that is still
+        queued is dropped, a kernel that runs is ended. Handles are invalid from now on.
+        """
         for context in list(self._contexts.values()):
-            self._destroy(context)
+            self._destroy(context, kill=True)
         self._primary = None
         self._libraries.clear()
         self._kernels.clear()

@@ -162,7 +162,8 @@ def address_of(value: Any) -> int:
         return int(value)
     except (TypeError, ValueError):
         raise TypeError(
-            f"Provided argument is of type {type(value)} but expected Type None, int or object with Buffer Protocol"
+            f"Provided argument is of type {type(value)} but expected Type None, int or object with Buffer "
+            "Protocol"
         ) from None
 
 
@@ -292,9 +293,13 @@ class Structure:
                 kind = _CTYPES[field.kind]
                 members.append((field.name, kind, value))
             elif field.kind == "bytes":
-                members.append((field.name, ctypes.c_ubyte * len(value), (ctypes.c_ubyte * len(value))(*value)))
+                members.append(
+                    (field.name, ctypes.c_ubyte * len(value), (ctypes.c_ubyte * len(value))(*value))
+                )
             else:
-                raise TypeError(f"{type(self).__name__}.{field.name} has no fixed C image: pass its values themselves")
+                raise TypeError(
+                    f"{type(self).__name__}.{field.name} has no fixed C image: pass its values themselves"
+                )
         image = type("Image", (ctypes.Structure,), {"_fields_": [(n, t) for n, t, _ in members]})()
         for name, _, value in members:
             setattr(image, name, value)

@@ -9,7 +9,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
-from gpuvm.guest.driver.errors import ChannelFault, Fault
+from gpuvm.guest.driver.errors import ChannelFault, Fault, FaultKind
 from gpuvm.guest.driver.hardware import BAR_VRAM
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
@@ -23,6 +23,7 @@ FENCE_SIZE = 0x1000
 RING_ENTRIES = 1024
 PUSH_SIZE = 0x80000
 SPINS = 30
+ABANDONED = Fault(FaultKind.TRAP, 0, "the context was closed while this work was queued")
 LOST_INTERRUPT_S = 0.25
 """A sleeper looks at its fence again after this long: a completion interrupt that got lost delays, and hangs
 nobody."""
@@ -47,6 +48,7 @@ class Channel:
         self._driver = context.driver
         self.number = number
         self.fault: Fault | None = None
+        self.abandoned = False
         self.lock = threading.RLock()
         self.submitted = 0
         self._buffer = HostBuffer(self._driver.machine, FENCE_SIZE + RING_ENTRIES * 8 + PUSH_SIZE)
@@ -93,9 +95,7 @@ class Channel:
             self._view[at : at + size] = memoryview(data).cast("B")
             address = self._buffer.address + at
             entry = self._ring_offset + self._put * 8
-            struct.pack_into(
-                "<II", self._view, entry, address & 0xFFFFFFFC, address >> 32 | len(data) << 10
-            )
+            struct.pack_into("<II", self._view, entry, address & 0xFFFFFFFC, address >> 32 | len(data) << 10)
             self._put = (self._put + 1) % RING_ENTRIES
             self.submitted = sequence
             driver.function.device.write(BAR_VRAM, self._doorbell, 4, self._put)
@@ -131,8 +131,8 @@ class Channel:
                 driver.interrupts.service()
                 if self.finished(sequence):
                     return
-                if self.fault is not None:
-                    raise ChannelFault(self.fault)
+                if self.fault is not None or self.abandoned:
+                    raise ChannelFault(self.fault or ABANDONED)
                 line.sleep(seen, LOST_INTERRUPT_S)
         finally:
             driver.interrupts.watch(-1)
@@ -151,15 +151,27 @@ class Channel:
         if self.fault is not None:
             raise ChannelFault(self.fault)
 
+    def abandon(self) -> None:
+        """Wake who waits for work that will not be finished."""
+        if self.fault is None and not self.finished(self.submitted):
+            self.abandoned = True
+            self._driver.interrupts.line.top_half()
+
     def drain(self) -> None:
         """Wait for everything submitted."""
         self.wait(self.submitted)
 
-    def close(self) -> None:
-        """Stop the channel (work in flight is dropped) and free what it held."""
+    def close(self, kill: bool = False) -> None:
+        """Stop the channel (work in flight is dropped) and free what it held.
+
+        Parameters
+        ----------
+        kill : bool
+            End a kernel that runs, instead of waiting for it.
+        """
         driver = self._driver
         with driver.lock:
-            driver.remove_channel(self)
+            driver.remove_channel(self, kill)
             self.block.free()
             self._context.space.unmap_host(self._buffer)
         self._view.release()

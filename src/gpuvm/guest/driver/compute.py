@@ -128,7 +128,9 @@ class ComputeState:
             program.warp_bytes,
         )
         put(words, Compute.LOCAL_BASE, LOCAL_WINDOW)
-        put(words, Compute.LOCAL_POS_ALLOC, program.local_positive, program.local_negative, program.call_stack)
+        put(
+            words, Compute.LOCAL_POS_ALLOC, program.local_positive, program.local_negative, program.call_stack
+        )
         put(words, Compute.CACHE_SPLIT, cache_split)
         put(words, Compute.SHARED_BASE, SHARED_WINDOW)
         put(words, Compute.SHARED_SIZE, shared)
@@ -174,4 +176,8 @@ class ComputeState:
     def _data(self, position: int, data: list[int]) -> list[int]:
         """Write words into the selected constant buffer in order with the rest of the pushbuffer."""
         count = len(data) + 1
-        return [INCREMENT_ONCE | count << 16 | SUBCHANNEL_COMPUTE << 13 | Compute.CB_POS >> 2, position, *data]
+        return [
+            INCREMENT_ONCE | count << 16 | SUBCHANNEL_COMPUTE << 13 | Compute.CB_POS >> 2,
+            position,
+            *data,
+        ]

@@ -125,12 +125,12 @@ class GpuContext:
             local = self._local = self.allocate(-(-need // BIG_PAGE) * BIG_PAGE)
         return (local.address, local.size) if local is not None else (0, 0)
 
-    def close(self) -> None:
-        """Stop the channel and free everything."""
+    def close(self, kill: bool = False) -> None:
+        """Stop the channel and free everything; `kill` ends a kernel that runs."""
         driver = self.driver
         with driver.lock:
             driver.contexts.remove(self)
-            self.channel.close()
+            self.channel.close(kill)
             for buffer in self._buffers.values():
                 for at, length in buffer.pieces:
                     driver.vram.free(at, length)

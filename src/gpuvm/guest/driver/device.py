@@ -126,10 +126,10 @@ class Driver:
         self._channels[channel.number] = channel
         self.fifo.start(channel.number, channel.block)
 
-    def remove_channel(self, channel: Channel) -> None:
+    def remove_channel(self, channel: Channel, kill: bool = False) -> None:
         """Take a channel off the playlist for good."""
         if channel.fault is None:
-            self.fifo.stop(channel.number)
+            self.fifo.stop(channel.number, kill)
         self.fifo.remove(channel.number)
         self._channels.pop(channel.number, None)
 
@@ -146,7 +146,7 @@ class Driver:
         """Destroy the contexts and quiesce the device."""
         with self.lock:
             for context in list(self.contexts):
-                context.close()
+                context.close(kill=True)
             for buffer in list(self.host_buffers.values()):
                 self.free_host(buffer)
             self.interrupts.disable()

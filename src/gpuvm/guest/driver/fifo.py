@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from gpuvm.guest.driver.errors import OutOfMemory
+from gpuvm.guest.driver.errors import DeviceTimeout, OutOfMemory
 from gpuvm.guest.driver.function import Function
 from gpuvm.guest.driver.hardware import (
     BAR_VRAM,
@@ -28,6 +28,8 @@ from gpuvm.guest.driver.space import SPACE_LIMIT
 
 CHANNELS = 128
 PLAYLIST_SIZE = 0x1000
+KILL_PATIENCE_S = 0.2
+"""How long a channel that is to be killed may still take to leave its engine by itself."""
 RAMFC_CONSTANTS = (
     (0x10, 0x0000FACE), (0x30, 0xFFFFF902), (0x54, 0x00000002), (0x84, 0x20400000), (0x94, 0x30000001),
     (0x9C, 0x00000100), (0xA4, 0x1F1F1F1F), (0xA8, 0x1F1F1F1F), (0xAC, 0x0000001F), (0xB8, 0xF8000000),
@@ -122,13 +124,27 @@ class Fifo:
         self._running.add(number)
         self._update_playlist()
 
-    def stop(self, number: int) -> None:
-        """Take a channel off the playlist and wait until no engine runs it."""
+    def stop(self, number: int, kill: bool = False) -> None:
+        """Take a channel off the playlist and wait until no engine runs it.
+
+        Parameters
+        ----------
+        kill : bool
+            Do not wait for a kernel that runs: take the channel's instance block away, which ends it.
+        """
         function = self._function
         self._running.discard(number)
         function.mask(Reg.PFIFO_CHANNEL + 8 * number + 4, 1, 0)
         function.write(Reg.PFIFO_CHANNEL_KILL, number)
-        function.wait(Reg.PFIFO_CHANNEL_KILL, 0x00100000, 0, "channel kill")
+        try:
+            patience = KILL_PATIENCE_S if kill else 0.0
+            function.wait(Reg.PFIFO_CHANNEL_KILL, 0x00100000, 0, "channel kill", patience)
+        except DeviceTimeout:
+            if not kill:
+                raise
+            function.write(Reg.PFIFO_CHANNEL + 8 * number, 0)
+            function.wait(Reg.PFIFO_CHANNEL_KILL, 0x00100000, 0, "channel kill")
+            function.wait(Reg.PGRAPH_STATUS, 1, 0, "PGRAPH idle")
         self._update_playlist()
 
     def remove(self, number: int) -> None:

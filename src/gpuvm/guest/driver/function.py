@@ -57,7 +57,7 @@ class Function:
         self._write(0, offset, 4, old & ~clear & 0xFFFFFFFF | set_)
         return old
 
-    def wait(self, offset: int, mask: int, value: int, what: str) -> int:
+    def wait(self, offset: int, mask: int, value: int, what: str, patience: float = 0.0) -> int:
         """Poll a register until `register & mask == value`; returns the register.
 
         Raises
@@ -71,11 +71,11 @@ class Function:
             if now & mask == value:
                 return now
             if not deadline:
-                deadline = time.monotonic() + self.patience
+                deadline = time.monotonic() + (patience or self.patience)
             elif time.monotonic() > deadline:
                 raise DeviceTimeout(
                     f"{what}: register {offset:#08x} must become {value:#x} under mask {mask:#x} "
-                    f"within {self.patience:g} s; it reads {now:#x}"
+                    f"within {patience or self.patience:g} s; it reads {now:#x}"
                 )
             time.sleep(0.00005)
 

@@ -41,7 +41,9 @@ _window = RangeAllocator(WINDOW_BASE, WINDOW_SIZE, PAGE, "the window of GPU-visi
 def _map(address: int, size: int, flags: int, fd: int, offset: int) -> None:
     at = _libc.mmap(address, size, _PROT_READ | _PROT_WRITE, flags, fd, offset)
     if at is None or at == ctypes.c_void_p(-1).value:
-        raise OutOfMemory(f"the host must map {size} bytes at {address:#x}: {os.strerror(ctypes.get_errno())}")
+        raise OutOfMemory(
+            f"the host must map {size} bytes at {address:#x}: {os.strerror(ctypes.get_errno())}"
+        )
     if at != address:
         _libc.munmap(at, size)
         raise OutOfMemory(f"the host must map {size} bytes at {address:#x}; it offered {at:#x}")
@@ -80,7 +82,13 @@ class HostBuffer:
                 except OutOfSpace as error:
                     raise OutOfMemory(str(error)) from None
             try:
-                _map(base, self.size, _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE, -1, 0)
+                _map(
+                    base,
+                    self.size,
+                    _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED_NOREPLACE,
+                    -1,
+                    0,
+                )
             except OutOfMemory:
                 # Something else of the process lies there: leave that range out of the window for good.
                 continue
@@ -89,7 +97,9 @@ class HostBuffer:
                 _map(at, length, _MAP_SHARED | _MAP_FIXED, memory.fd, memory.offset + bus)
                 at += length
             return base
-        raise OutOfMemory(f"the process must leave the addresses from {WINDOW_BASE:#x} to the driver; they are taken")
+        raise OutOfMemory(
+            f"the process must leave the addresses from {WINDOW_BASE:#x} to the driver; they are taken"
+        )
 
     @property
     def gpu_address(self) -> int:
@@ -141,7 +151,13 @@ class RegisteredBuffer(HostBuffer):
     def _exchange(self) -> None:
         at = self._first
         for bus, length in self.runs:
-            _map(at, length, _MAP_SHARED | _MAP_FIXED, self._machine.memory.fd, self._machine.memory.offset + bus)
+            _map(
+                at,
+                length,
+                _MAP_SHARED | _MAP_FIXED,
+                self._machine.memory.fd,
+                self._machine.memory.offset + bus,
+            )
             at += length
 
     def free(self) -> None:

@@ -36,7 +36,7 @@ BAR3_WINDOW = 32 * MIB
 
 
 def vram_ranges(function: Function) -> list[tuple[int, int]]:
-    """Read the memory partitions and return usable VRAM as (address, bytes), the way nouveau sizes a GF100."""
+    """Read the memory partitions and return usable VRAM as (address, bytes), as nouveau does."""
     count = function.read(Reg.UNITS_FBP_COUNT) & 0x1F
     disabled = function.read(Reg.UNITS_FBP_DISABLE)
     sizes = [function.read(Reg.PFFB_SIZE + 0x1000 * n) * MIB for n in range(count) if not disabled >> n & 1]
@@ -98,7 +98,9 @@ class Vram:
             if length == 0:
                 for address, taken in pieces:
                     self._ranges.free(address, taken)
-                raise OutOfMemory(f"VRAM must have {size} free bytes in 128 KiB pages; {self.free_bytes} are free")
+                raise OutOfMemory(
+                    f"VRAM must have {size} free bytes in 128 KiB pages; {self.free_bytes} are free"
+                )
             pieces.append((self._ranges.allocate(length, BIG_PAGE), length))
             left -= length
         return pieces
@@ -165,7 +167,9 @@ class InstanceMemory:
         entries = bytearray(table_size)
         offset = self._offsets.allocate(table_size)
         for page in range(-(-table_size // SMALL_PAGE)):
-            struct.pack_into("<Q", entries, (offset // SMALL_PAGE + page) * 8, _pte(table + page * SMALL_PAGE))
+            struct.pack_into(
+                "<Q", entries, (offset // SMALL_PAGE + page) * 8, _pte(table + page * SMALL_PAGE)
+            )
         self._table_offset = offset
         self.pramin(table, bytes(entries))
         entry = bytearray(DIRECTORY_SIZE)
@@ -207,7 +211,9 @@ class InstanceMemory:
             offset = self._offsets.allocate(size)
         except OutOfSpace as error:
             raise OutOfMemory(str(error)) from None
-        self._write_entries(offset, b"".join(struct.pack("<Q", _pte(address + at)) for at in range(0, size, SMALL_PAGE)))
+        self._write_entries(
+            offset, b"".join(struct.pack("<Q", _pte(address + at)) for at in range(0, size, SMALL_PAGE))
+        )
         return Instance(self, address, offset, size)
 
     def hide(self, instance: Instance) -> None:

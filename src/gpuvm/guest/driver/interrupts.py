@@ -185,7 +185,9 @@ class Interrupts:
         for engine in range(ENGINES):
             state = self._function.read(Reg.PFIFO_ENGINE_STATE + 4 * engine)
             if state >> 31:
-                detail = f"PFIFO stopped a channel that kept engine {engine} too long (scheduler error {code:#x})"
+                detail = (
+                    f"PFIFO stopped a channel that kept engine {engine} too long (scheduler error {code:#x})"
+                )
                 self._on_fault(-1, state & 0x7F, Fault(FaultKind.TIMEOUT, 0, detail))
 
     def _memory_fault(self, unit: int) -> None:
@@ -198,7 +200,9 @@ class Interrupts:
         kind = FaultKind.READ_ONLY_ADDRESS if status & 0xF == 6 else FaultKind.ILLEGAL_ADDRESS
         access = "write" if status & 0x80 else "read"
         who = FAULT_UNITS.get(unit, f"unit {unit:#x}")
-        self._on_fault(instance, -1, Fault(kind, address, f"{who} {access} fault at {address:#012x}: {reason}"))
+        self._on_fault(
+            instance, -1, Fault(kind, address, f"{who} {access} fault at {address:#012x}: {reason}")
+        )
 
     def _subfifo(self, unit: int) -> None:
         function = self._function

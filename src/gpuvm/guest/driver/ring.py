@@ -1,4 +1,4 @@
-"""A ring of bytes that the CPU fills and the GPU drains: room is handed out in order and comes back in order."""
+"""A ring of bytes that the CPU fills and the GPU drains: room goes out in order and comes back in order."""
 
 from __future__ import annotations
 
