@@ -42,6 +42,8 @@ CHAIN_CLOCKS = 18
 """Shader clocks from one instruction of a warp to the next that needs its result."""
 DRAM_BYTES_PER_S = 144e9 * 0.8
 """GDDR5 on 384 pins at 3 Gbit/s, of which streaming kernels get about four fifths."""
+MISSES = 0.1
+"""Share of the counted segments that reach memory; L1 and L2 answer the rest (see docs/costs.md)."""
 DMA_BYTES_PER_S = 5.7e9
 """PCIe 2.0 x16: 8 GB/s of symbols, less packet headers at 128-byte payloads and flow control."""
 
@@ -95,10 +97,7 @@ COSTS: tuple[Cost, ...] = (
     Cost("barriers", 8 * _ISSUE, "issue", "drains the pipeline of its warps, partly hidden by others"),
     Cost("atomics", 9 * _ISSUE, "issue", "served at the L2, a group of lanes at a time"),
     Cost(
-        "global_transactions",
-        128 / DRAM_BYTES_PER_S,
-        "dram",
-        "128-byte segments, as the coalescer makes them",
+        "global_transactions", MISSES * 128 / DRAM_BYTES_PER_S, "dram", "a 128-byte segment, if caches miss"
     ),
 )
 """Each event's cost, once."""
