@@ -13,6 +13,8 @@ from dataclasses import dataclass
 Scalar = int | str
 """A 32- or 64-bit scalar: a constant (unsigned) or the name of an SSA value."""
 M32 = 0xFFFFFFFF
+FIRST_LOCATION = 1000
+"""Metadata number of the location of code offset 0."""
 M64 = (1 << 64) - 1
 
 
@@ -153,6 +155,8 @@ class Emitter:
         self.label = "entry"
         self.cold = 0
         self.declared: set[str] = set()
+        self.locations: set[int] = set()
+        self.dbg = ""
         unit = shape.unit
         self.U = unit
         self.vi, self.vf, self.vb = f"<{unit} x i32>", f"<{unit} x float>", f"<{unit} x i1>"
@@ -166,11 +170,11 @@ class Emitter:
     def op(self, text: str) -> str:
         self.n += 1
         name = f"%v{self.n}"
-        self.out.append(f"  {name} = {text}")
+        self.out.append(f"  {name} = {text}{self.dbg}")
         return name
 
     def do(self, text: str) -> None:
-        self.out.append("  " + text)
+        self.out.append(f"  {text}{self.dbg}")
 
     def new_label(self, stem: str) -> str:
         self.n += 1
@@ -179,6 +183,14 @@ class Emitter:
     def place(self, label: str) -> None:
         self.out.append(f"{label}:")
         self.label = label
+
+    def locate(self, pc: int | None) -> None:
+        """Note a code offset in the line table for all that follows (every LLVM instruction: loads get folded)."""
+        if pc is None:
+            self.dbg = ""
+        else:
+            self.locations.add(pc)
+            self.dbg = f", !dbg !{FIRST_LOCATION + pc}"
 
     def declare(self, text: str) -> None:
         self.declared.add(text)
@@ -534,7 +546,7 @@ class Emitter:
         if p.k == "u":
             if isinstance(p.x, bool):
                 return "-1" if p.x else "0"
-            got = self.op(f"sext i1 {p.x} to {self.mi}")
+            got = self.op(f"sext i1 {p.x} to {self.mi}") if self.mi != "i1" else str(p.x)
         else:
             assert p.u is not None
             got = self.gather_bits(p.u)

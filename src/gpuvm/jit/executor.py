@@ -263,6 +263,7 @@ class Executor:
         for context in work.contexts:
             context.prepare(launch, translation, work.job.address, work.table.address, work.locks.address)
         self.runtime.install()
+        began = time.perf_counter()
         if threads > 1 and self._pool_lock.acquire(blocking=False):
             try:
                 self.runtime.pool_run(self._get_pool().address, work.job.address)
@@ -270,7 +271,10 @@ class Executor:
                 self._pool_lock.release()
         else:
             self.runtime.job(work.job.address, 0)
-        return self._outcome(launch, translation, work, total, first)
+        native_s = time.perf_counter() - began
+        outcome = self._outcome(launch, translation, work, total, first)
+        outcome.statistics.native_s = native_s
+        return outcome
 
     def _get_pool(self) -> _Memory:
         if self._pool is None:

@@ -46,6 +46,8 @@ class Block:
     successors: list[Node] = field(default_factory=list)
     uses: int = 0
     defines: int = 0
+    kept: list[int] = field(default_factory=list)
+    """For each instruction with a guard: what it writes whose old value is needed where the guard does not hold."""
 
 
 @dataclass
@@ -88,6 +90,11 @@ def build(program: Program, max_nodes: int, max_depth: int) -> Flow:
         block = blocks[node] = read_block(program, node, max_depth)
         pending.extend(block.successors)
     live = liveness(blocks)
+    for block in blocks.values():
+        after = 0
+        for target in block.successors:
+            after |= live[target]
+        block.kept = [guarded_needs(block, n, after) for n in range(len(block.instructions))]
     headers = loop_headers(entry, blocks)
     return Flow(entry, blocks, live, headers, spin_headers(blocks, headers))
 
@@ -198,6 +205,38 @@ def effects(ins: Instruction) -> tuple[int, int]:
     if ins.name in ("LDLK", "LDSLK"):
         used |= defined
     return used, defined
+
+
+def guarded_needs(block: Block, index: int, live_out: int) -> int:
+    """Of what a guarded instruction writes, what is read later where its guard does not hold.
+
+    Code under one predicate computes an address and uses it: nobody looks at it elsewhere, so nothing need be kept.
+    """
+    ins = block.instructions[index][1]
+    if ins is None or ins.guard.index == 7:
+        return ALL
+    needed = 0
+    open_ = effects(ins)[1]
+    guard_bit = 1 << PRED_BIT + ins.guard.index
+    same_guard = not open_ & guard_bit
+    for _, later in block.instructions[index + 1 :]:
+        if not open_:
+            return needed
+        if later is None:
+            break
+        uses, defines = effects(later)
+        same = same_guard and later.guard == ins.guard
+        # The guard itself is read everywhere.
+        read = uses if not same else 0
+        needed |= open_ & read
+        open_ &= ~read
+        if always(later):
+            open_ &= ~defines
+        elif later.guard.index != 7 and not same:
+            pass
+        if defines & guard_bit:
+            same_guard = False
+    return needed | open_ & live_out
 
 
 def liveness(blocks: dict[Node, Block]) -> dict[Node, int]:

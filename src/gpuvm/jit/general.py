@@ -29,7 +29,6 @@ class Counting(Machine):
         self.frame = frame
         self.mix = Mix(-1)
         self.gather_index = em.U == 8 and not em.avx512
-        self.volatile_loads = False
 
     def use_bank(self, bank: int, top: int = 1 << 16) -> None:
         if bank >= 18:
@@ -119,15 +118,6 @@ class GeneralMachine(Counting):
         got = [PVal("v", bits=self._bits(at.STATE_FLAGS + 8 * n)) for n in range(4)]
         return Flags([lambda n=n: got[n] for n in range(4)])  # type: ignore[misc]
 
-    def blend_reg(self, index: int) -> bool:
-        return True
-
-    def blend_pred(self, index: int) -> bool:
-        return True
-
-    def blend_flags(self) -> bool:
-        return True
-
     def store(self) -> None:
         """Write what the block changed back to the state."""
         em = self.em
@@ -195,6 +185,7 @@ class General:
         em.do("unreachable")
         for leader in sorted(self.program.leaders):
             self._block(leader)
+            em.locate(None)
         for pc, ins in sorted(late.items()):
             self._after_barrier(pc, ins)
         return em, self.frame
@@ -220,6 +211,7 @@ class General:
                 m.fail(kind)
                 return
             m.count_instruction(ins)
+            em.locate(pc)
             try:
                 ended = self._instruction(m, ins)
             except Untranslatable:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpuvm.jit import layout as at
-from gpuvm.jit.emit import Emitter, Shape
+from gpuvm.jit.emit import FIRST_LOCATION, Emitter, Shape
 from gpuvm.jit.helpers import SIGNATURES
 from gpuvm.jit.native import Target
 
@@ -29,6 +29,16 @@ METADATA = """
 !14 = !{!5}
 !15 = !{!3, !4, !6}
 !16 = !{!6}
+!20 = distinct !DICompileUnit(language: DW_LANG_C, file: !21, producer: "gpuvm", isOptimized: true, runtimeVersion: 0, emissionKind: LineTablesOnly)
+!21 = !DIFile(filename: "fermi", directory: "/")
+!22 = !DISubroutineType(types: !0)
+!23 = distinct !DISubprogram(name: "warp", scope: !21, file: !21, line: 1, type: !22, unit: !20, spFlags: DISPFlagDefinition)
+!24 = distinct !DISubprogram(name: "kernel", scope: !21, file: !21, line: 1, type: !22, unit: !20, spFlags: DISPFlagDefinition)
+!25 = !DILocation(line: 0, scope: !24)
+!26 = !{i32 2, !"Debug Info Version", i32 3}
+!27 = !{i32 2, !"Dwarf Version", i32 4}
+!llvm.dbg.cu = !{!20}
+!llvm.module.flags = !{!26, !27}
 """
 
 @dataclass
@@ -128,11 +138,11 @@ def entry_ir(frame: Frame) -> str:
         run = (
             f"  %states.at = getelementptr i8, ptr %ctx, i64 {at.STATES}\n  %state = load ptr, ptr %states.at\n"
             "  br label %group\ngroup:\n  %g = phi i32 [ 0, %run ], [ %g1, %group ]\n"
-            "  call void @warp(ptr %ctx, ptr %state, i32 %g)\n  %g1 = add i32 %g, 1\n"
+            "  call void @warp(ptr %ctx, ptr %state, i32 %g), !dbg !25\n  %g1 = add i32 %g, 1\n"
             f"  %g.more = icmp ult i32 %g1, {shape.groups}\n  br i1 %g.more, label %group, label %done\n"
         )
     return f"""
-define void @kernel(ptr %ctx) KERNEL {{
+define void @kernel(ptr %ctx) KERNEL !dbg !24 {{
 entry:
   %job.at = getelementptr i8, ptr %ctx, i64 {at.JOB}
   %job = load ptr, ptr %job.at
@@ -203,9 +213,13 @@ def module_ir(target: Target, em: Emitter, frame: Frame, inline: bool) -> str:
         em.declare(SIGNATURES["gpuvm_blocks"])
     declared = sorted(em.declared)
     body = "\n".join(em.out)
+    # Line n + 1 is code offset n.
+    locations = "".join(
+        f"!{FIRST_LOCATION + pc} = !DILocation(line: {pc + 1}, scope: !23)\n" for pc in sorted(em.locations)
+    )
     hint = "alwaysinline" if inline and not frame.barriers else "noinline"
     return (
         target.header()
-        + f"define internal void @warp(ptr noalias %ctx, ptr noalias %state, i32 %group) {hint} KERNEL {{\nentry:\n"
-        + body + "\n}\n" + entry_ir(frame) + "\n".join(declared) + "\n" + METADATA
+        + f"define internal void @warp(ptr noalias %ctx, ptr noalias %state, i32 %group) {hint} KERNEL !dbg !23 {{\nentry:\n"
+        + body + "\n}\n" + entry_ir(frame) + "\n".join(declared) + "\n" + METADATA + locations
     ).replace("KERNEL", attributes)  # fmt: skip

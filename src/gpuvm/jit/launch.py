@@ -62,6 +62,8 @@ class Statistics:
     barriers: int = 0
     compile_s: float = 0.0
     wall_s: float = 0.0
+    native_s: float = 0.0
+    """The part of `wall_s` spent in translated code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,6 @@ class Machine:
         self.dirty: set[object] = set()
         self.gather_index = False
         """Whether base + 32-bit index is one gather instruction and other gathers are better lane by lane (AVX2)."""
-        self.volatile_loads = False
 
     # Hooks of the code generator
 
@@ -74,16 +73,6 @@ class Machine:
     def load_flags(self) -> Flags:
         raise NotImplementedError
 
-    def blend_reg(self, index: int) -> bool:
-        """Whether inactive lanes still need the register's old value."""
-        raise NotImplementedError
-
-    def blend_pred(self, index: int) -> bool:
-        raise NotImplementedError
-
-    def blend_flags(self) -> bool:
-        raise NotImplementedError
-
     # Registers
 
     def get(self, index: int) -> Val:
@@ -97,16 +86,21 @@ class Machine:
     def put(self, index: int, value: Val) -> None:
         if index >= 63:
             return
-        when = self.write_mask(self.blend_reg(index))
+        when = self.reg_mask(index)
         if when is not TRUE:
             value = self.em.select(when, value, self.get(index))
         self.regs[index] = value
         self.dirty.add(index)
 
-    def write_mask(self, blend: bool) -> PVal:
-        if not blend:
-            return self.guard
-        return self.em.pbin("and", self.guard, self.active)
+    def reg_mask(self, index: int) -> PVal:
+        """Lanes that a write of a register is confined to."""
+        return self.mask()
+
+    def pred_mask(self, index: int) -> PVal:
+        return self.mask()
+
+    def flags_mask(self) -> PVal:
+        return self.mask()
 
     def get_pred(self, p: Pred) -> PVal:
         if p.index >= 7:
@@ -119,7 +113,7 @@ class Machine:
     def put_pred(self, index: int, value: PVal) -> None:
         if index >= 7:
             return
-        when = self.write_mask(self.blend_pred(index))
+        when = self.pred_mask(index)
         if when is not TRUE:
             value = self.em.pselect(when, value, self.get_pred(Pred(index)))
         self.preds[index] = value
@@ -131,7 +125,7 @@ class Machine:
         return self.flags
 
     def put_flags(self, value: Flags) -> None:
-        when = self.write_mask(self.blend_flags())
+        when = self.flags_mask()
         if when is not TRUE:
             old, new = self.get_flags(), value
             value = Flags([lambda n=n: self.em.pselect(when, new.get(n), old.get(n)) for n in range(4)])  # type: ignore[misc]

@@ -33,7 +33,6 @@ class Access:
     meta: str
     faults: bool
     """Whether touching an inactive lane's address could fault or race (global memory)."""
-    volatile: bool = False
 
 
 def mem_address(m: Machine, mem: Mem) -> Wide:
@@ -213,7 +212,7 @@ def pointer(m: Machine, base: str, offset: Scalar) -> str:
 
 
 def load_text(acc: Access, kind: str, p: str, align: int) -> str:
-    return f"load {'volatile ' if acc.volatile else ''}{kind}, ptr {p}, align {align}, {acc.meta}"
+    return f"load {kind}, ptr {p}, align {align}, {acc.meta}"
 
 
 def widen_small(m: Machine, kind: str, target: str, x: str, sign: bool) -> str:
@@ -449,7 +448,7 @@ def lanes_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int) -> list
             assert p.index is not None
             base = pointer(m, acc.base, em.sop("add", p.address, 4 * word, 64))
             for x, active in zip(em.units(p.index), units, strict=True):
-                out.append(gather_index(m, base, x, p.factor, active))
+                out.append(gather_index(m, base, x, p.factor, active, acc.meta))
         else:
             for off, active in zip(plan_offsets(m, p), units, strict=True):
                 if word:
@@ -458,13 +457,13 @@ def lanes_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int) -> list
     return out
 
 
-def gather_index(m: Machine, base: str, index: str, factor: int, active: str) -> str:
+def gather_index(m: Machine, base: str, index: str, factor: int, active: str, meta: str) -> str:
     em = m.em
     name = "llvm.x86.avx2.gather.d.d.256"
     em.declare(f"declare <8 x i32> @{name}(<8 x i32>, ptr, <8 x i32>, <8 x i32>, i8)")
     on = em.op(f"sext <8 x i1> {active} to <8 x i32>")
     return em.op(
-        f"call <8 x i32> @{name}(<8 x i32> zeroinitializer, ptr {base}, <8 x i32> {index}, <8 x i32> {on}, i8 {factor})"
+        f"call <8 x i32> @{name}(<8 x i32> zeroinitializer, ptr {base}, <8 x i32> {index}, <8 x i32> {on}, i8 {factor}), {meta}"
     )
 
 
@@ -519,8 +518,7 @@ def access_of(m: Machine, ins: Instruction) -> Access:
     size, sign = SIZES[mod_text(ins, "size", "32")]
     if space_of(ins) == "shared":
         return Access(size, sign, SPACE_SHARED, SHARED, META["shared"], False)
-    volatile = m.volatile_loads
-    return Access(size, sign, SPACE_GENERIC, "%alias", META["global"], True, volatile)
+    return Access(size, sign, SPACE_GENERIC, "%alias", META["global"], True)
 
 
 def memory_operand(ins: Instruction) -> Mem:
@@ -805,7 +803,8 @@ def load_local(m: Machine, ins: Instruction) -> None:
     m.count_access(SPACE_LOCAL, False, words, mask)
     index = dst(ins)
     for n in range(words):
-        m.put(index + n if index < 63 else 63, em.vector(got[n * m.shape.units : (n + 1) * m.shape.units]))
+        units = got[n * m.shape.units : (n + 1) * m.shape.units]
+        m.put(index + n if index < 63 else 63, lanes_value(m, units))
 
 
 @operation("STL")
@@ -927,7 +926,14 @@ def result(m: Machine, index: int, words: int) -> None:
         for unit in range(m.shape.units):
             q = em.op(f"getelementptr i8, ptr %scratch, i64 {at.SCRATCH_RESULT + 256 * n + 4 * em.U * unit}")
             rows.append(em.op(f"load {em.vi}, ptr {q}, align 4"))
-        m.put(index + n if index < 63 else 63, em.vector(rows))
+        m.put(index + n if index < 63 else 63, lanes_value(m, rows))
+
+
+def lanes_value(m: Machine, rows: list[str]) -> Val:
+    """A value from units; the only lane of a group of one is a scalar."""
+    if m.shape.lanes == 1:
+        return m.em.uniform(m.em.op(f"extractelement <1 x i32> {rows[0]}, i64 0"))
+    return m.em.vector(rows)
 
 
 @operation("LDSLK", "LDLK")

@@ -69,6 +69,8 @@ def lane_id(m: Machine) -> Val:
     """Lane in the warp of 32."""
     em, shape = m.em, m.shape
     bx, by, _ = shape.block
+    if shape.lanes == 1:
+        return em.ibin("and", em.uniform("%first"), em.const(31))
     if shape.regular and shape.lanes == 32:
         if bx >= 32:
             return Val("a", base=0, co=((0, 1),))
@@ -135,7 +137,7 @@ def special(m: Machine, name: str) -> Val:
             now = em.op(f"lshr i64 {now}, 32")
         return em.uniform(em.op(f"trunc i64 {now} to i32"))
     if name in ("SR_EQMASK", "SR_LTMASK", "SR_LEMASK", "SR_GTMASK", "SR_GEMASK"):
-        one = em.ibin("shl", em.const(1), em.vector(em.units(lane_id(m))))
+        one = em.ibin("shl", em.const(1), lane_id(m))
         below = em.ibin("sub", one, em.const(1))
         if name == "SR_EQMASK":
             return one

@@ -111,6 +111,7 @@ class StructuredMachine(Counting):
         self.entry_preds = list(state.preds)
         self.blended = blended
         self.pairs: dict[int, tuple[Val, Val]] = {}
+        self.kept = ALL
 
     def load_reg(self, index: int) -> Val:
         return self.owner.load_reg(self.entry_regs, index, self.pairs)
@@ -134,11 +135,27 @@ class StructuredMachine(Counting):
     def blend_flags(self) -> bool:
         return self.active is not TRUE and bool(self.blended >> FLAGS_BIT & 1)
 
+    def mask_for(self, blend: bool, kept: bool) -> PVal:
+        """Lanes that a write must be confined to: the guard's only if others look at the old value."""
+        if not blend:
+            return self.guard if kept else TRUE
+        return self.em.pbin("and", self.guard, self.active)
+
+    def reg_mask(self, index: int) -> PVal:
+        return self.mask_for(self.blend_reg(index), bool(self.kept >> index & 1))
+
+    def pred_mask(self, index: int) -> PVal:
+        return self.mask_for(self.blend_pred(index), bool(self.kept >> PRED_BIT + index & 1))
+
+    def flags_mask(self) -> PVal:
+        return self.mask_for(self.blend_flags(), bool(self.kept >> FLAGS_BIT & 1))
+
     def put_wide(self, index: int, value: Wide) -> None:
         """A masked write of a pair selects 64-bit lanes, so that the pair stays one."""
         if index >= 63:
             return
-        when = self.write_mask(self.blend_reg(index) or self.blend_reg(index + 1))
+        blend = self.blend_reg(index) or self.blend_reg(index + 1)
+        when = self.mask_for(blend, bool(self.kept >> index & 3))
         if when is TRUE or when.k == "u":
             super().put_wide(index, value)
             return
@@ -297,13 +314,16 @@ class Structured:
         m.mix = Mix(pc)
         m.active = TRUE if full else PVal("v", bits=self.variables.read("act", em.mi))
         self._run(block)
+        em.locate(None)
         return Translated(em.out, self.edges, m.mix)
 
     def _run(self, block: Block) -> None:
         m, em = self.m, self.em
-        for pc, ins in block.instructions:
+        for (pc, ins), kept in zip(block.instructions, block.kept, strict=True):
             m.pc = pc
             m.guard = TRUE
+            m.kept = kept
+            em.locate(pc)
             if ins is None:
                 unreadable = pc in self.program.unreadable
                 m.fail(ErrorKind.UNMAPPED if unreadable else ErrorKind.ILLEGAL_INSTRUCTION)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import io
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from elftools.elf.elffile import ELFFile
 
 from gpuvm.jit.discover import Program, discover
 from gpuvm.jit.emit import Shape
@@ -53,10 +55,31 @@ class Translation:
     def locate(self, ip: int) -> int | None:
         """Code offset of the instruction that host address `ip` belongs to, None if it is not this code's."""
         if self._lines is None:
-            self._lines = ([], [])
+            self._lines = line_table(self.library.code, self.address)
         addresses, pcs = self._lines
         where = bisect.bisect_right(addresses, ip) - 1
-        return pcs[where] if where >= 0 and pcs[where] >= 0 else None
+        if where < 0 or ip > addresses[-1]:
+            return None
+        # Rows without a line belong to merged or made-up code: the row before is the nearest.
+        while where > 0 and pcs[where] < 0:
+            where -= 1
+        return pcs[where] if pcs[where] >= 0 else None
+
+
+def line_table(code: bytes, kernel: int) -> tuple[list[int], list[int]]:
+    """Sorted host addresses and their code offsets (-1: none) from an object file's line table."""
+    elf = ELFFile(io.BytesIO(code))
+    symbol = elf.get_section_by_name(".symtab").get_symbol_by_name("kernel")[0]
+    text = kernel - int(symbol["st_value"])
+    rows: list[tuple[int, int]] = []
+    dwarf = elf.get_dwarf_info()
+    for unit in dwarf.iter_CUs():
+        program = dwarf.line_program_for_CU(unit)
+        for entry in program.get_entries() if program is not None else ():
+            if entry.state is not None:
+                rows.append((text + int(entry.state.address), int(entry.state.line) - 1))
+    rows.sort(key=lambda row: row[0])
+    return [address for address, _ in rows], [pc for _, pc in rows]
 
 
 class Translator:
@@ -113,7 +136,8 @@ class Translator:
 
     def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> Translation:
         machine = target()
-        shape = Shape(32, machine.unit, launch.block)
+        lanes = int(os.environ.get("GPUVM_LANES", "32"))
+        shape = Shape(lanes, min(machine.unit, lanes), launch.block)
         try:
             if os.environ.get("GPUVM_JIT") == "general":
                 raise Unstructured
@@ -141,5 +165,5 @@ def limits_of(launch: Launch) -> Limits:
         local_window=launch.local_window,
         barriers=min(max(launch.barriers, 0), 16),
         stack_entries=entries,
-        uniform_loads=launch.local_positive + launch.local_negative == 0,
+        uniform_loads=launch.local_positive + launch.local_negative == 0 or os.environ.get('GPUVM_LANES')=='1',
     )
