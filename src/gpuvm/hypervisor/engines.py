@@ -52,6 +52,7 @@ PTIMER_HIGH = 0x009410
 PTIMER_INTR = 0x009100
 PTIMER_INTR_ENABLE = 0x009140
 
+PMU_SEND_GET = 0x10A4B0
 PMU_HANDSHAKE = ((0x10A4D0, 0x00800100), (0x10A4DC, 0x00800180))
 """Queue descriptors that the PMU's microcode publishes once it runs."""
 
@@ -62,6 +63,10 @@ COPY_STRIDE = 0x1000
 COPY_LINES = (1 << 5, 1 << 6)
 GRAPH_INTR = 0x400100
 GRAPH_INTR_ENABLE = 0x40013C
+POWER_MODE = 0xF
+"""Bits of 0x404170 that are kept; bit 4 says that the change is in progress."""
+
+FECS_INTR = 0x409C18
 FECS_DATA = 0x409500
 FECS_SCRATCH = 0x409800
 FECS_CURRENT = 0x409B00
@@ -84,6 +89,9 @@ FECS_REPLIES: dict[int, tuple[int, int, bool]] = {
     0x10: (FECS_SCRATCH, CONTEXT_SIZE, False),  # context image size
     0x16: (FECS_SCRATCH, 0x200, False),  # zcull image size
     0x25: (FECS_SCRATCH, 0x200, False),  # performance counter image size
+    0x30: (FECS_SCRATCH, CONTEXT_SIZE, False),  # register list size
+    0x31: (FECS_SCRATCH, 1, False),  # register list bind
+    0x32: (FECS_SCRATCH, 1, False),  # register list address
     0x38: (FECS_SCRATCH + 4, 1, False),  # pause
     0x39: (FECS_SCRATCH + 4, 1, False),  # resume
 }
@@ -491,6 +499,25 @@ class VirtualEngines:
         if value & START:
             for register, answer in PMU_HANDSHAKE:
                 self.words[register >> 2] = answer
+
+    def read_pmu_send(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def write_pmu_send(self, offset: int, value: int) -> None:
+        self.words[offset >> 2] = value
+        self.words[PMU_SEND_GET >> 2] = value
+
+    def read_power_mode(self, offset: int) -> int:
+        return self.words[offset >> 2]
+
+    def write_power_mode(self, offset: int, value: int) -> None:
+        self.words[offset >> 2] = value & POWER_MODE
+
+    def read_fecs_intr_clear(self, offset: int) -> int:
+        return 0
+
+    def write_fecs_intr_clear(self, offset: int, value: int) -> None:
+        self.words[FECS_INTR >> 2] &= ~value & 0xFFFFFFFF
 
     def read_fecs_start(self, offset: int) -> int:
         return self.words[offset >> 2]
