@@ -18,8 +18,7 @@ from gpuvm.workloads.video import RODINIA_INNER, RODINIA_OUTER, beating_heart
 
 BLOCK = (32, 16)
 _PADDED = AREA + 2 * TEMPLATE
-_TALL = TEMPLATE - 1 + -(-CONVOLUTION // BLOCK[0]) * BLOCK[0]
-SCRATCH = AREA * _TALL + _PADDED * _PADDED + CONVOLUTION * _PADDED + 4 * CONVOLUTION * CONVOLUTION
+SCRATCH = TEMPLATE * TEMPLATE + _PADDED * _PADDED + CONVOLUTION * _PADDED + 4 * CONVOLUTION * CONVOLUTION
 """Floats of scratch memory a point has; laid out in the kernel."""
 TIE = 1e-3
 """Correlations this near are equal: the convolution sums 2601 products of up to 65025 in float, and its

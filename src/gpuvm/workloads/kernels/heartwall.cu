@@ -14,12 +14,15 @@
 #define C (T + A - 1)                   // convolution
 #define P (A + 2 * T)                   // area with zeros around
 #define CHUNKS ((C + LANES - 1) / LANES)
-#define TALL (T - 1 + CHUNKS * LANES)   // column of the area with zeros above and below
+#define STEP 3                          // template elements taken at a time; divides T
+#define MARGIN LANES                    // zeros above and below a column of the area: so far a warp may reach
+#define TALL (A + 2 * MARGIN)
+#define MEAN (1.0f / (T * T))
 #define CENTRE (SEARCH + REACH)         // offset at which template and area coincide
 
 // Scratch of a point, in floats.
-#define AREA 0
-#define CONVOLUTION (AREA + A * TALL)
+#define ROTATED 0
+#define CONVOLUTION (ROTATED + T * T)
 #define PADDED (CONVOLUTION + C * C)
 #define STRIPS (PADDED + P * P)
 #define SUMS (STRIPS + C * P)
@@ -27,8 +30,15 @@
 #define MASK (SQUARES + C * C)
 #define SCRATCH (MASK + C * C)
 
-// All loops but the innermost of the convolution stay rolled: the code is long enough.
+// Loops stay rolled: the code is long enough.
 #define ROLLED _Pragma("unroll 1")
+
+// A warp takes a column, its lanes the rows.
+#define FOR_EACH(columns, rows)                                                                                \
+    ROLLED                                                                                                     \
+    for (int column = ty; column < (columns); column += WARPS)                                                 \
+        ROLLED                                                                                                 \
+        for (int row = tx; row < (rows); row += LANES)
 
 struct Change {
     int frame;
@@ -44,9 +54,9 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
                                      *base_rows, int *base_columns, int *track_rows, int *track_columns, float
                                      *templates, float *scratch)
 {
-    __shared__ float rotated[T * T];
-    __shared__ float column_sum[T];
-    __shared__ float column_square[T];
+    __shared__ float area[A * TALL];
+    __shared__ float part_sum[T];
+    __shared__ float part_square[T];
     __shared__ float best_value[C];
     __shared__ int best_place[C];
     __shared__ float template_mean;
@@ -64,12 +74,10 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     float *work = scratch + (long long)point * SCRATCH;
 
     if (change.frame == 0) {
-        ROLLED
-        for (int e = thread; e < T * T; e += THREADS) {
-            int column = e / T, row = e - column * T;
+        FOR_EACH(T, T) {
             int y = min(max(base_row - REACH - 1 + row, 0), last_row);
             int x = min(max(base_column - REACH - 1 + column, 0), last_column);
-            own[e] = frame[x * frame_rows + y];
+            own[column * T + row] = frame[x * frame_rows + y];
         }
         if (thread == 0) {
             track_rows[entry] = base_row;
@@ -79,17 +87,15 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     }
 
     // The area around the point, zeros above and below each column; the template, turned by half a turn.
-    float *area = work + AREA;
-    ROLLED
-    for (int e = thread; e < A * TALL; e += THREADS) {
-        int column = e / TALL, row = e - column * TALL - (T - 1);
+    float *rotated = work + ROTATED;
+    FOR_EACH(A, TALL) {
         float pixel = 0.0f;
-        if (row >= 0 && row < A) {
-            int y = min(max(base_row - SEARCH - 1 + row, 0), last_row);
+        if (row >= MARGIN && row < MARGIN + A) {
+            int y = min(max(base_row - SEARCH - 1 - MARGIN + row, 0), last_row);
             int x = min(max(base_column - SEARCH - 1 + column, 0), last_column);
             pixel = frame[x * frame_rows + y];
         }
-        area[e] = pixel;
+        area[column * TALL + row] = pixel;
     }
     ROLLED
     for (int e = thread; e < T * T; e += THREADS)
@@ -101,12 +107,12 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
         float sum = 0.0f, square = 0.0f;
         ROLLED
         for (int i = 0; i < T; i++) {
-            float pixel = rotated[thread * T + i];
+            float pixel = rotated[i * T + thread];
             sum += pixel;
             square += pixel * pixel;
         }
-        column_sum[thread] = sum;
-        column_square[thread] = square;
+        part_sum[thread] = sum;
+        part_square[thread] = square;
     }
 
     // Convolution. A warp computes 32 rows of a column; which template elements reach them is the same for
@@ -116,15 +122,19 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     for (int task = ty; task < C * CHUNKS; task += WARPS) {
         int column = task / CHUNKS, top = (task - column * CHUNKS) * LANES;
         int first_a = max(0, column - (A - 1)), last_a = min(T - 1, column);
-        int first_b = max(0, top - (A - 1)), last_b = min(T - 1, top + LANES - 1);
+        int first_b = max(0, top - (A - 1)) / STEP * STEP, last_b = min(T - 1, top + LANES - 1);
         int row = top + tx;
         float sum = 0.0f;
         ROLLED
         for (int a = first_a; a <= last_a; a++) {
             const float *weight = rotated + a * T;
-            const float *pixel = area + (column - a) * TALL + row + (T - 1);
-            for (int b = first_b; b <= last_b; b++)
+            const float *pixel = area + (column - a) * TALL + row + MARGIN;
+            ROLLED
+            for (int b = first_b; b <= last_b; b += STEP) {
                 sum += weight[b] * pixel[-b];
+                sum += weight[b + 1] * pixel[-b - 1];
+                sum += weight[b + 2] * pixel[-b - 2];
+            }
         }
         if (row < C)
             convolution[column * C + row] = sum;
@@ -135,11 +145,11 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
         float sum = 0.0f, square = 0.0f;
         ROLLED
         for (int i = 0; i < T; i++) {
-            sum += column_sum[i];
-            square += column_square[i];
+            sum += part_sum[i];
+            square += part_square[i];
         }
-        float mean = sum / (float)(T * T);
-        float variance = square / (float)(T * T) - mean * mean;
+        float mean = sum * MEAN;
+        float variance = square * MEAN - mean * mean;
         template_mean = mean;
         template_norm = sqrtf((float)(T * T - 1)) * sqrtf(variance);
     }
@@ -150,13 +160,11 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     float *strips = work + STRIPS;
     ROLLED
     for (int pass = 0; pass < 2; pass++) {
-        ROLLED
-        for (int e = thread; e < P * P; e += THREADS) {
-            int column = e / P, row = e - column * P;
+        FOR_EACH(P, P) {
             float pixel = 0.0f;
             if (row >= T && row < T + A && column >= T && column < T + A)
-                pixel = area[(column - T) * TALL + row - T + (T - 1)];
-            padded[e] = pass ? pixel * pixel : pixel;
+                pixel = area[(column - T) * TALL + row - T + MARGIN];
+            padded[column * P + row] = pass ? pixel * pixel : pixel;
         }
         __syncthreads();
         if (thread < P) {
@@ -168,11 +176,8 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
             }
         }
         __syncthreads();
-        ROLLED
-        for (int e = thread; e < C * P; e += THREADS) {
-            int column = e / C, row = e - column * C;
-            strips[e] = padded[column * P + row + T] - padded[column * P + row];
-        }
+        FOR_EACH(P, C)
+            strips[column * C + row] = padded[column * P + row + T] - padded[column * P + row];
         __syncthreads();
         if (thread < C) {
             float sum = 0.0f;
@@ -197,31 +202,26 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     float *mask = work + MASK;
     int mask_row = CENTRE + track_rows[entry - 1] - base_row;
     int mask_column = CENTRE + track_columns[entry - 1] - base_column;
-    ROLLED
-    for (int e = thread; e < C * C; e += THREADS) {
-        float sum = sums[e];
-        float spread = fmaxf(squares[e] - sum * sum / (float)(T * T), 0.0f);
-        convolution[e] = (convolution[e] - sum * template_mean) / (sqrtf(spread) * template_norm);
-        int column = e / C, row = e - column * C;
-        mask[e] = row == mask_row && column == mask_column ? 1.0f : 0.0f;
+    FOR_EACH(C, C) {
+        int at = column * C + row;
+        float sum = sums[at];
+        float spread = fmaxf(squares[at] - sum * sum * MEAN, 0.0f);
+        convolution[at] = (convolution[at] - sum * template_mean) / (sqrtf(spread) * template_norm);
+        mask[at] = row == mask_row && column == mask_column ? 1.0f : 0.0f;
     }
     __syncthreads();
 
     // Convolution of the mask with a square of ones: 1 where the point may go.
-    ROLLED
-    for (int task = ty; task < C * CHUNKS; task += WARPS) {
-        int column = task / CHUNKS, row = (task - column * CHUNKS) * LANES + tx;
+    FOR_EACH(C, C) {
         int first_a = max(0, column - MOVE / 2 + 1), last_a = min(C - 1, column + MOVE / 2);
-        if (row < C) {
-            int first_b = max(0, row - MOVE / 2 + 1), last_b = min(C - 1, row + MOVE / 2);
-            float allowed = 0.0f;
+        float allowed = 0.0f;
+        ROLLED
+        for (int a = first_a; a <= last_a; a++)
             ROLLED
-            for (int a = first_a; a <= last_a; a++)
-                ROLLED
-                for (int b = first_b; b <= last_b; b++)
-                    allowed += mask[a * C + b];
-            convolution[column * C + row] *= allowed;
-        }
+            for (int b = 1 - MOVE / 2; b <= MOVE / 2; b++)
+                if (row + b >= 0 && row + b < C)
+                    allowed += mask[a * C + row + b];
+        convolution[column * C + row] *= allowed;
     }
     __syncthreads();
 
@@ -266,11 +266,10 @@ extern "C" __global__ void heartwall(const float *frame, int frame_rows, int fra
     __syncthreads();
 
     // The template learns how the point looks now.
-    ROLLED
-    for (int e = thread; e < T * T; e += THREADS) {
-        int column = e / T, row = e - column * T;
+    FOR_EACH(T, T) {
+        int at = column * T + row;
         int y = min(max(now_row - REACH - 1 + row, 0), last_row);
         int x = min(max(now_column - REACH - 1 + column, 0), last_column);
-        own[e] = change.alpha * own[e] + (1.0f - change.alpha) * frame[x * frame_rows + y];
+        own[at] = change.alpha * own[at] + (1.0f - change.alpha) * frame[x * frame_rows + y];
     }
 }

@@ -9,6 +9,7 @@ extern "C" __global__ void diagonal(float *m, int n, int offset)
     int lane = threadIdx.x;
     float *corner = m + offset * n + offset;
 
+#pragma unroll 1
     for (int i = 0; i < TILE; i++)
         tile[i][lane] = corner[i * n + lane];
     __syncthreads();
@@ -18,6 +19,7 @@ extern "C" __global__ void diagonal(float *m, int n, int offset)
         if (lane > i) {
             // Column i of L: each thread its row.
             float sum = tile[lane][i];
+#pragma unroll 1
             for (int j = 0; j < i; j++)
                 sum -= tile[lane][j] * tile[j][i];
             tile[lane][i] = sum / tile[i][i];
@@ -26,6 +28,7 @@ extern "C" __global__ void diagonal(float *m, int n, int offset)
         if (lane > i) {
             // Row i + 1 of U: each thread its column.
             float sum = tile[i + 1][lane];
+#pragma unroll 1
             for (int j = 0; j <= i; j++)
                 sum -= tile[i + 1][j] * tile[j][lane];
             tile[i + 1][lane] = sum;
@@ -33,6 +36,7 @@ extern "C" __global__ void diagonal(float *m, int n, int offset)
         __syncthreads();
     }
 
+#pragma unroll 1
     for (int i = 1; i < TILE; i++)
         corner[i * n + lane] = tile[i][lane];
 }
@@ -47,6 +51,7 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
     int away = (blockIdx.x + 1) * TILE;
     float *corner = m + offset * n + offset;
 
+#pragma unroll 1
     for (int i = side; i < TILE; i += 2) {
         factored[i][lane] = corner[i * n + lane];
         right[i][lane] = corner[i * n + away + lane];
@@ -58,6 +63,7 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
 #pragma unroll 1
         for (int i = 1; i < TILE; i++) {
             float sum = right[i][lane];
+#pragma unroll 1
             for (int j = 0; j < i; j++)
                 sum -= factored[i][j] * right[j][lane];
             right[i][lane] = sum;
@@ -66,6 +72,7 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
 #pragma unroll 1
         for (int i = 0; i < TILE; i++) {
             float sum = below[lane][i];
+#pragma unroll 1
             for (int j = 0; j < i; j++)
                 sum -= below[lane][j] * factored[j][i];
             below[lane][i] = sum / factored[i][i];
@@ -73,6 +80,7 @@ extern "C" __global__ void perimeter(float *m, int n, int offset)
     }
     __syncthreads();
 
+#pragma unroll 1
     for (int i = side; i < TILE; i += 2) {
         corner[i * n + away + lane] = right[i][lane];
         corner[(away + i) * n + lane] = below[i][lane];

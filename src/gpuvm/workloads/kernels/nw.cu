@@ -14,6 +14,7 @@ __device__ static void score_tile(const int *similarity, int *score, int width, 
 
     if (tx == 0)
         cell[0][0] = score[corner];
+#pragma unroll 4
     for (int y = 0; y < TILE; y++)
         match[y][tx] = similarity[first + y * width + tx];
     cell[tx + 1][0] = score[corner + (tx + 1) * width];
@@ -32,6 +33,7 @@ __device__ static void score_tile(const int *similarity, int *score, int width, 
         __syncthreads();
     }
 
+#pragma unroll 4
     for (int y = 0; y < TILE; y++)
         score[first + y * width + tx] = cell[y + 1][tx + 1];
 }
