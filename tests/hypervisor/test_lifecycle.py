@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -424,3 +425,20 @@ def test_counters_are_read_as_differences(machine: Any) -> None:
     assert (since.tlb_flushes, since.shadow_passes, since.entries_visited) == (1, 1, 8192 + 32768)
     assert since.traps == since.traps_bar0_write
     assert since.as_dict()["entries_changed"] == 0
+
+
+def test_machines_that_are_gone_hold_nothing_of_the_host(machine: Any) -> None:
+    from gpuvm.guest.driver.device import Driver
+
+    def visit() -> int:
+        vgpu = machine.aggregator.create("visitor", vram=16 * MIB)
+        with VirtualMachine("visitor", 16 * MIB) as vm:
+            vm.plug(vgpu)
+            driver = Driver(vm)
+            driver.open_context().channel.drain()
+            driver.close()
+            machine.aggregator.destroy(vgpu)
+        return len(os.listdir("/proc/self/fd"))
+
+    first = visit()
+    assert max(visit() for _ in range(4)) <= first

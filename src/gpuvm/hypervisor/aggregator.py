@@ -219,6 +219,8 @@ class Aggregator:
                 self.exclusive = False
                 self._bring_up()
             elif quiet:
+                # Connecting anew makes the GPU let go of what it holds of the VM's RAM.
+                self.gpu.device.connect(self.bus, self._interrupts)
                 self._take_back(grant)
             else:
                 log.error("the GPU did not let go of a channel; its memory stays taken", vm=vgpu.name)
