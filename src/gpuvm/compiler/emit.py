@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gpuvm.compiler.graph import DominatorTree, natural_loops
+from gpuvm.compiler.finish import guardable
+from gpuvm.compiler.graph import DominatorTree, natural_loops, predecessors, reverse_postorder
 from gpuvm.compiler.mir import (
     ABS,
     CB,
@@ -31,6 +32,8 @@ from gpuvm.isa.instruction import PT, RZ, Const, Imm, Mem, Operand, Pred, Reg, S
 from gpuvm.isa.special import SPECIAL_NUMBERS
 
 STACK_POINTER = 1
+TAIL = 5
+"""Most instructions of a loop's way out that are guarded instead of branched to."""
 TRUE_PRED = Pred(PT)
 
 
@@ -308,6 +311,8 @@ class Emitter:
     def run(self) -> Code:
         fn = self.fn
         order = self.layout()
+        self.find_tails(order)
+        order = [n for n in order if n not in self.inlined]
         following = {n: order[k + 1] if k + 1 < len(order) else -1 for k, n in enumerate(order)}
         joins = {t for _, t in self.plan.pops}
         joins |= {t for pushes in self.plan.pushes.values() for _, t, through in pushes if through}
@@ -349,8 +354,6 @@ class Emitter:
                 depth[n] = max(depth[n], loop.depth)
         ordered = [sorted(range(len(s)), key=lambda k, s=s: (depth[s[k]], k)) for s in succs]  # type: ignore[misc]
         follow = [[succs[n][k] for k in ordered[n]] for n in range(len(succs))]
-        from gpuvm.compiler.graph import reverse_postorder
-
         return reverse_postorder(follow, 0)
 
     def end(self, n: int, following: int, joins: set[int]) -> None:
@@ -385,11 +388,42 @@ class Emitter:
         else:
             self.put(Line("BRA", label=to))
 
+    def find_tails(self, order: list[int]) -> None:
+        """Short blocks on the way out of a loop, which become guarded instructions and a guarded BRK."""
+        fn = self.fn
+        self.inlined: set[int] = set()
+        preds = predecessors(fn.successors(), order)
+        for n in order:
+            t = fn.blocks[n].term
+            if t.kind != "branch" or t.pred is None or isinstance(t.pred, PredConst):
+                continue
+            register = self.predicate(t.pred).index
+            for side in t.targets:
+                s = fn.blocks[side]
+                if (
+                    (n, side) not in self.plan.breaks and len(preds[side]) == 1 and side not in self.plan.pushes
+                    and s.term.kind == "jump" and (side, s.term.targets[0]) in self.plan.breaks
+                    and t.targets[0] != t.targets[1] and guardable(s, self.assignment, register, TAIL)
+                    and not self.inlined & set(t.targets)
+                ):
+                    self.inlined.add(side)
+
     def branch(self, n: int, following: int, joins: set[int]) -> None:
         t = self.fn.blocks[n].term
         assert t.pred is not None
         p = self.predicate(t.pred)
         yes, no = t.targets
+        if no in self.inlined:
+            yes, no, p = no, yes, Pred(p.index, not p.inv)
+        if yes in self.inlined:
+            start = len(self.lines)
+            for inst in self.fn.blocks[yes].insts:
+                self.instruction(inst)
+            self.put(Line("BRK", line=t.line))
+            for line in self.lines[start:]:
+                line.guard = p
+            self.jump(n, no, following, joins)
+            return
         breaks = [(n, x) in self.plan.breaks for x in (yes, no)]
         if breaks[1] and not breaks[0]:
             yes, no, p = no, yes, Pred(p.index, not p.inv)

@@ -37,6 +37,8 @@ def library_call(i: ast.Instr) -> str:
             return f"gpuvm_sqrt_{rounding or 'rn'}_f64"
         if i.op == "rsqrt" and "ftz" not in i.mods:
             return "gpuvm_rsqrt_f64"
+    if kind == "f32" and "rn" in i.mods and i.op in ("div", "rcp", "sqrt"):
+        return f"gpuvm_{i.op}_{'ftz' if 'ftz' in i.mods else 'rn'}_f32"
     if i.op in ("atom", "red"):
         return _atomic(i)
     return ""
@@ -129,7 +131,7 @@ class Expander:
         elif name == "gpuvm_udiv64":
             self._divide64(body, i, name, out)
         else:
-            arguments: list[ast.Name | ast.Number] = [ast.Number(1.0)] if i.op == "rcp" else []
+            arguments: list[ast.Name | ast.Number] = [ast.Number(1.0)] if name.startswith("gpuvm_div") and i.op == "rcp" else []
             d = i.args[0]
             for a in i.args[1:]:
                 if not isinstance(a, ast.Name | ast.Number):
@@ -230,7 +232,7 @@ class Expander:
         if any(v.space == "shared" for v in body.variables.values()):
             return False
         items = sum(len(b.items) for b in body.blocks)
-        if name.startswith("gpuvm_atom_"):
+        if name.startswith("gpuvm_atom_") or name.endswith("_f32"):
             return True
         return self.inline and "noinline" not in body.function.directives and items <= INLINE_ITEMS
 

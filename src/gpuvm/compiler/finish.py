@@ -96,7 +96,7 @@ def _convert(fn: Fn, assignment: dict[Value, int]) -> bool:
         limit = LIMIT_UNIFORM if t.uniform else LIMIT
         for side, other, inverted in ((yes, no, flipped), (no, yes, not flipped)):
             s = fn.blocks[side]
-            if len(preds[side]) != 1 or side == b.id or not _guardable(s, assignment, register, limit):
+            if len(preds[side]) != 1 or side == b.id or not guardable(s, assignment, register, limit):
                 continue
             if s.term.kind == "jump" and s.term.targets[0] == other:
                 _guard_all(b, s, p, inverted)
@@ -119,7 +119,7 @@ def _convert(fn: Fn, assignment: dict[Value, int]) -> bool:
                 and len(preds[yes]) == 1 and len(preds[no]) == 1
                 and y.term.kind == "jump" and n.term.kind == "jump" and y.term.targets == n.term.targets
                 and len(y.insts) + len(n.insts) <= limit
-                and _guardable(y, assignment, register, limit) and _guardable(n, assignment, register, limit)
+                and guardable(y, assignment, register, limit) and guardable(n, assignment, register, limit)
             ):
                 join = y.term.targets[0]
                 _guard_all(b, y, p, flipped)
@@ -131,7 +131,8 @@ def _convert(fn: Fn, assignment: dict[Value, int]) -> bool:
     return changed
 
 
-def _guardable(s: Block, assignment: dict[Value, int], register: int, limit: int) -> bool:
+def guardable(s: Block, assignment: dict[Value, int], register: int, limit: int) -> bool:
+    """Whether a block's instructions may be guarded by a predicate register, and are few enough."""
     count = 0
     for inst in s.insts:
         if inst.guard is not None or inst.op in _NEVER:

@@ -40,6 +40,51 @@ def supported(op: str, kind: str) -> bool:
     return kind in _SUPPORTED.get(op, "").split()
 
 
+# Single precision: exact where no intermediate result leaves the normal range (which `test` says), else in double
+# precision. Two Newton steps make the reciprocal good enough that one correction rounds every quotient right: checked for
+# all divisors against the quotients nearest to a tie. The root was checked for all arguments.
+_DIVISION = """
+rcp.approx.ftz.f32 %r, %y; neg.f32 %n, %y;
+fma.rn.f32 %e, %n, %r, 0f3F800000; fma.rn.f32 %r, %r, %e, %r;
+fma.rn.f32 %e, %n, %r, 0f3F800000; fma.rn.f32 %r, %r, %e, %r;
+mul.rn.f32 %q, %x, %r; fma.rn.f32 %e, %n, %q, %x; fma.rn.f32 %d, %e, %r, %q;
+"""
+_DIVISOR = """
+abs.f32 %n, %y; setp.ge.f32 %p, %n, 0f2B800000; setp.le.and.f32 %p, %n, 0f53800000, %p;
+"""
+_SINGLE = {
+    "div": (
+        "{reg} %x, {reg} %y",
+        _DIVISION + "abs.f32 %q, %x; setp.ge.f32 %p, %q, 0f17800000; setp.le.and.f32 %p, %q, 0f67800000, %p;"
+        "mov.b32 %b, %x; setp.eq.or.u32 %p, %b, 0, %p;"
+        "abs.f32 %n, %y; setp.ge.and.f32 %p, %n, 0f2B800000, %p; setp.le.and.f32 %p, %n, 0f53800000, %p;",
+        "%x, %y",
+    ),
+    "rcp": ("{reg} %y", "mov.f32 %x, 0f3F800000;" + _DIVISION + _DIVISOR, "%y"),
+    "sqrt": (
+        "{reg} %x",
+        "rsqrt.approx.ftz.f32 %r, %x; mul.rn.f32 %q, %x, %r; mul.rn.f32 %n, %r, 0f3F000000; neg.f32 %e, %n;"
+        "fma.rn.f32 %e, %e, %q, 0f3F000000; fma.rn.f32 %q, %q, %e, %q; fma.rn.f32 %n, %n, %e, %n;"
+        "neg.f32 %e, %q; fma.rn.f32 %e, %e, %q, %x; fma.rn.f32 %d, %e, %n, %q;"
+        "setp.ge.f32 %p, %x, 0f17800000; setp.le.and.f32 %p, %x, 0f67800000, %p;",
+        "%x",
+    ),
+}
+
+
+def _single(name: str) -> str:
+    """div, rcp or sqrt of floats, round to nearest."""
+    _, op, mode, _ = name.split("_")
+    params, fast, operands = _SINGLE[op]
+    own = "".join(f" .reg .f32 {r};" for r in ("%x", "%y") if r not in params)
+    ftz = ".ftz" if mode == "ftz" else ""
+    return (
+        _HEADER.format(bits=64)
+        + f".func (.reg .f32 %d) {name} ({params.format(reg='.reg .f32')})\n{{\n.reg .f32 %r, %n, %e, %q;{own} .reg .b32 %b;"
+        f" .reg .pred %p;\n{fast}\n@%p bra done;\n_{op}{ftz}.rn.f32 %d, {operands};\ndone: ret;\n}}"
+    )
+
+
 @functools.cache
 def _arithmetic() -> dict[str, ast.Function]:
     text = resources.files("gpuvm.compiler").joinpath("library.ptx").read_text()
@@ -52,6 +97,8 @@ def function(name: str, address_bits: int) -> ast.Function:
     if name.startswith(PREFIX + "atom_"):
         space, op, kind = name[len(PREFIX) + 5 :].split("_")
         return parse(_atomic(name, space, op, kind, address_bits)).functions[0]
+    if name.endswith("_f32"):
+        return parse(_single(name)).functions[0]
     return _arithmetic()[name]
 
 

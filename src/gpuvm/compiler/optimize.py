@@ -25,6 +25,7 @@ from gpuvm.compiler.mir import (
     words,
 )
 from gpuvm.compiler.ops import OPS, fits_immediate
+from gpuvm.compiler.uniform import mark_uniform
 
 DOUBLE = frozenset(("DADD", "DMUL", "DFMA", "DMNMX", "DSETP"))
 SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "LTU": "GTU", "GTU": "LTU", "LEU": "GEU", "GEU": "LEU"}
@@ -38,7 +39,7 @@ def optimize(fn: Fn, level: int = 2) -> None:
     legalize(fn)
     if level > 0:
         hoist(fn)
-    share_constants(fn)
+    share(fn)
     eliminate_dead(fn)
 
 
@@ -215,14 +216,15 @@ class _Legalizer:
             for made in b.insts:
                 made.block = b
 
-    def register(self, s: Src, b: Block | None = None) -> Value:
+    def register(self, s: Src, group: tuple[Src, ...] = ()) -> Value:
+        """`s` in a register; a constant of a group gets one of its own, since it must stand beside the others."""
         if isinstance(s, Value):
             return s
-        key = s
+        key = (s, group)
         found = self.made.get(key)
         if found is None:
             found = self.fn.value()
-            inst = Inst("MOV", [found], [s], {}, [0])
+            inst = Inst("MOV", [found], [s], {"group": repr(group)} if group else {}, [0])
             found.inst = inst
             self.out.append(inst)
             self.made[key] = found
@@ -230,9 +232,8 @@ class _Legalizer:
 
     def group(self, s: tuple[Src, ...]) -> tuple[Src, ...]:
         out: list[Src] = []
-        for x in s:
-            v = self.register(x)
-            out.append(v)
+        for k, x in enumerate(s):
+            out.append(self.register(x, (Imm(k), *s)))
         return tuple(out)
 
     def instruction(self, inst: Inst) -> None:
@@ -484,94 +485,54 @@ def hoist(fn: Fn, limit: int = 20) -> None:
             front.insts.extend(moved)
 
 
-def share_constants(fn: Fn) -> None:
-    """One MOV for the same constant along a dominator path."""
+def share(fn: Fn) -> None:
+    """One instruction for the same pure computation along a dominator path.
+
+    The builder shares what it sees; this catches what hoisting brought together. Constants are shared only nearby: they are
+    cheaper to make again than to keep.
+    """
     succs = fn.successors()
     tree = DominatorTree(succs, 0)
-    known: dict[object, list[tuple[int, Value]]] = {}
+    known: dict[object, list[tuple[int, Inst]]] = {}
     for n in tree.order:
         b = fn.blocks[n]
+        kept: list[Inst] = []
         for inst in b.insts:
-            if inst.op != "MOV" or isinstance(inst.srcs[0], Value) or inst.guard is not None:
+            inst.srcs = [resolve(s) for s in inst.srcs]
+            made = results(inst)
+            if not OPS[inst.op].pure or inst.guard is not None or any(v.fixed is not None for v in made):
+                kept.append(inst)
                 continue
-            v = inst.dsts[0]
-            assert isinstance(v, Value)
-            key = inst.srcs[0]
+            constant = inst.op == "MOV" and not isinstance(inst.srcs[0], Value)
+            key = (inst.op, tuple(map(_key, inst.srcs)), tuple(sorted(inst.mods.items())), tuple(inst.smods),
+                   tuple(len(d) if isinstance(d, tuple) else d.kind for d in inst.dsts))
             for block, old in known.get(key, ()):
-                # only nearby: a constant is cheaper to make again than to keep across the whole kernel
-                if tree.dominates(block, n) and old is not v and fn.blocks[block].depth == b.depth:
-                    v.forward = old
+                if tree.dominates(block, n) and (not constant or fn.blocks[block].depth == b.depth):
+                    for v, w in zip(made, results(old), strict=True):
+                        v.forward = w
                     break
             else:
-                known.setdefault(key, []).append((n, v))
+                known.setdefault(key, []).append((n, inst))
+                kept.append(inst)
+        b.insts = kept
     for b in fn.blocks:
         for phi in b.phis:
             phi.args = [resolve(a) for a in phi.args]
         for inst in b.insts:
             inst.srcs = [resolve(s) for s in inst.srcs]
-
-
-# ---- which branches all threads of a warp take together
-
-
-_DIVERGENT = frozenset(("S2R", "LD", "LDL", "LDS", "LDSLK", "ATOM", "ENTER", "CAL", "CLOCK", "BARRED", "VOTE"))
-_UNIFORM_SPECIAL = frozenset(("SR_CTAID.X", "SR_CTAID.Y", "SR_CTAID.Z", "SR_SMEMSZ", "SR_VIRTID"))
-
-
-def mark_uniform(fn: Fn) -> None:
-    """Set `uniform` on branches whose condition is the same in all threads of a warp that get there.
-
-    A value is divergent if it comes from a divergent source, from a divergent operand, or from a phi at which paths of a
-    divergent branch may meet (all blocks between the branch and its immediate post-dominator).
-    """
-    from gpuvm.compiler.reconverge import influence
-
-    users: dict[Value, list[Inst | Phi]] = {}
-    conditions: dict[Value, list[Block]] = {}
-    work: list[Value] = []
-    divergent: set[Value] = set()
-
-    def taint(v: Value) -> None:
-        if v not in divergent:
-            divergent.add(v)
-            work.append(v)
-
-    for b in fn.blocks:
-        for phi in b.phis:
-            for a in phi.args:
-                for v in words(a):
-                    users.setdefault(v, []).append(phi)
-        for inst in b.insts:
-            for v in operands(inst):
-                users.setdefault(v, []).append(inst)
-            source = inst.op in _DIVERGENT and inst.mods.get("special") not in _UNIFORM_SPECIAL
-            if inst.op == "VOTE":
-                source = b.depth > 0
-            if source:
-                for v in results(inst):
-                    taint(v)
+            if inst.guard is not None:
+                g = resolve(inst.guard)
+                assert isinstance(g, Value)
+                inst.guard = g
         if b.term.pred is not None:
-            for v in words(b.term.pred):
-                conditions.setdefault(v, []).append(b)
-    marked: set[int] = set()
-    cache: list[tuple[list[int], list[list[int]]]] = []
-    while work:
-        v = work.pop()
-        for user in users.get(v, ()):
-            if isinstance(user, Phi):
-                taint(user.dst)
-            elif user.op != "VOTE":
-                for r in results(user):
-                    taint(r)
-        for b in conditions.get(v, ()):
-            if b.id in marked:
-                continue
-            marked.add(b.id)
-            if b.term.uniform:
-                continue
-            for n in influence(fn, b.id, cache):
-                for phi in fn.blocks[n].phis:
-                    taint(phi.dst)
-    for b in fn.blocks:
-        if len(b.term.targets) > 1 and b.id not in marked:
-            b.term.uniform = True
+            b.term.pred = resolve(b.term.pred)
+
+
+def _key(s: Src) -> object:
+    if isinstance(s, Value):
+        return s.id
+    if isinstance(s, NotP):
+        return ("!", s.value.id)
+    if isinstance(s, tuple):
+        return tuple(_key(x) for x in s)
+    return s

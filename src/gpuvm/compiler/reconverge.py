@@ -35,48 +35,6 @@ class Plan:
     breaks: set[tuple[int, int]] = field(default_factory=set)
 
 
-def influence_map(fn: Fn) -> tuple[list[int], list[list[int]]]:
-    """Immediate post-dominators (the virtual exit is number len(blocks)) and successors."""
-    succs = fn.successors()
-    n = len(succs)
-    reverse: list[list[int]] = [[] for _ in range(n + 1)]
-    reaches: set[int] = set()
-    for node in range(n):
-        for t in succs[node]:
-            reverse[t].append(node)
-        if not succs[node]:
-            reverse[n].append(node)
-    order = graph.reverse_postorder(reverse, n)
-    reaches.update(order)
-    for node in graph.reverse_postorder(succs, 0):
-        # a loop without exit: pretend that its blocks end
-        if node not in reaches:
-            reverse[n].append(node)
-            reaches.update(graph.reverse_postorder(reverse, n))
-    ipdom, _ = graph.dominators(reverse, n)
-    return ipdom, succs
-
-
-def influence(fn: Fn, block: int, cache: list[tuple[list[int], list[list[int]]]] | None = None) -> set[int]:
-    """Blocks between a branch and its immediate post-dominator, the latter included."""
-    if cache is None:
-        cache = []
-    if not cache:
-        cache.append(influence_map(fn))
-    ipdom, succs = cache[0]
-    stop = ipdom[block]
-    seen: set[int] = set()
-    work = list(succs[block])
-    while work:
-        n = work.pop()
-        if n in seen:
-            continue
-        seen.add(n)
-        if n != stop:
-            work.extend(succs[n])
-    return seen
-
-
 class _Region:
     """An SSY at the end of `at` for `join`; `inside` are the nodes between."""
 

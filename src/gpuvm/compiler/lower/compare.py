@@ -6,7 +6,7 @@ from gpuvm.compiler.build import SWAPPED, Builder
 from gpuvm.compiler.errors import CompileError
 from gpuvm.compiler.lower.core import Lowering, handles, width
 from gpuvm.compiler.lower.wide import compare64, select64
-from gpuvm.compiler.mir import TRUE, ZERO, Imm, Src, Value, invert
+from gpuvm.compiler.mir import TRUE, ZERO, Imm, PredConst, Src, Value, invert
 from gpuvm.compiler.ptx import ast
 
 TYPES = "b16 b32 b64 u16 u32 u64 s16 s32 s64 f32 f64"
@@ -16,44 +16,50 @@ _CMP = {"eq": "EQ", "ne": "NE", "lt": "LT", "le": "LE", "gt": "GT", "ge": "GE", 
 
 
 def float_compare(
-    low: Lowering, cmp: str, x: ast.Operand, y: ast.Operand, t: str, ftz: bool
+    low: Lowering, cmp: str, x: ast.Operand, y: ast.Operand, t: str, ftz: bool, bop: str = "AND", with_: Src = TRUE
 ) -> Src:
-    """A floating comparison of two operands."""
+    """A floating comparison of two operands, combined with a predicate."""
     if t == "f32":
-        return compare32(low.builder, cmp, low.word(x, t), low.word(y, t), ftz)
+        return compare32(low.builder, cmp, low.word(x, t), low.word(y, t), ftz, bop, with_)
     b = low.builder
     u, mu = b.double_operand(low.double(x, t))
     v, mv = b.double_operand(low.double(y, t))
-    return b.pred("DSETP", [u, v, TRUE], {"cmp": cmp}, [mu, mv, 0])
+    return b.pred("DSETP", [u, v, with_], {"cmp": cmp, "bop": bop}, [mu, mv, 0])
 
 
-def compare32(b: Builder, cmp: str, x: Src, y: Src, ftz: bool = False) -> Value:
+def compare32(
+    b: Builder, cmp: str, x: Src, y: Src, ftz: bool = False, bop: str = "AND", with_: Src = TRUE
+) -> Value:
+    """A comparison of two floats, combined with a predicate."""
     x, mx = b.float_operand(x)
     y, my = b.float_operand(y)
     if isinstance(x, Imm) and not isinstance(y, Imm):
         x, y, mx, my, cmp = y, x, my, mx, SWAPPED.get(cmp, cmp)
-    return b.pred("FSETP", [x, y, TRUE], {"cmp": cmp, **({"ftz": True} if ftz else {})}, [mx, my, 0])
+    return b.pred("FSETP", [x, y, with_], {"cmp": cmp, "bop": bop, **({"ftz": True} if ftz else {})}, [mx, my, 0])
 
 
-def _compare(low: Lowering, i: ast.Instr, t: str, x: ast.Operand, y: ast.Operand) -> Src:
+def _compare(
+    low: Lowering, i: ast.Instr, t: str, x: ast.Operand, y: ast.Operand, bop: str = "AND", with_: Src = TRUE
+) -> Src:
     word = i.mods[0]
     if word not in _CMP:
         raise CompileError(f"{i.text}: {word} is no comparison", i.line)
     cmp = _CMP[word]
     if t[0] == "f":
-        return float_compare(low, cmp, x, y, t, "ftz" in i.mods or (t == "f32" and flushes(low)))
+        return float_compare(low, cmp, x, y, t, "ftz" in i.mods or (t == "f32" and flushes(low)), bop, with_)
     if cmp not in ("EQ", "NE", "LT", "LE", "GT", "GE"):
         raise CompileError(f"{i.text}: {word} compares floating-point numbers only", i.line)
     sign = t[0] == "s" and word not in ("lo", "ls", "hi", "hs")
     if width(t) == 64:
-        return compare64(low.builder, cmp, low.double(x, t), low.double(y, t), sign)
+        wide = compare64(low.builder, cmp, low.double(x, t), low.double(y, t), sign)
+        return low.builder.plogic(bop, wide, with_)
     u, v = low.word(x, t), low.word(y, t)
     if width(t) == 16:
         t = t if sign else "u16"
         u, v = low.extend(u, t), low.extend(v, t)
     if isinstance(u, Imm):
         u, v, cmp = v, u, SWAPPED.get(cmp, cmp)
-    return low.builder.compare(cmp, u, v, sign)
+    return low.builder.compare(cmp, u, v, sign, bop, with_)
 
 
 def flushes(low: Lowering) -> bool:
@@ -68,14 +74,20 @@ def setp(low: Lowering, i: ast.Instr) -> None:
         raise CompileError(f"{i.text} takes 3 or 4 operands, not {len(i.args)}", i.line)
     d, x, y = i.args[:3]
     b = low.builder
-    p = _compare(low, i, t, x, y)
-    q = invert(p)
+    c: Src = TRUE
+    op = "AND"
     if len(i.args) == 4:
         c = low.predicate(i.args[3])
         op = i.mods[1].upper() if len(i.mods) > 1 else ""
         if op not in ("AND", "OR", "XOR"):
             raise CompileError(f"{i.text}: with a predicate source setp needs .and, .or or .xor", i.line)
-        p, q = b.plogic(op, p, c), b.plogic(op, q, c) if isinstance(d, ast.Pair) else q
+        if not isinstance(d, ast.Pair) and not isinstance(c, PredConst):
+            low.set_predicate(low.destination(d), _compare(low, i, t, x, y, op, c))
+            return
+    p = _compare(low, i, t, x, y)
+    q = invert(p)
+    if len(i.args) == 4:
+        p, q = b.plogic(op, p, c), b.plogic(op, q, c)
     if isinstance(d, ast.Pair):
         low.set_predicate(d.first, p)
         low.set_predicate(d.second, q)

@@ -323,7 +323,10 @@ def divide(low: Lowering, i: ast.Instr) -> None:
         low.set_word(d, fmul(b, fmul(b, u, factor), r, {"ftz": True} if ftz else None))
 
 
-@handles("rcp")
+handles("_div")(divide)
+
+
+@handles("rcp", "_rcp")
 def rcp(low: Lowering, i: ast.Instr) -> None:
     t = low.kind(i, "f32 f64")
     d, x = low.need(i, 2)
@@ -366,7 +369,7 @@ def _special_root(b: Builder, p: Pair) -> Pair:
     return ZERO, b.select(negative, Imm(0x7FF80000), b.lop("AND", p[1], Imm(0x80000000)))
 
 
-@handles("sqrt")
+@handles("sqrt", "_sqrt")
 def sqrt(low: Lowering, i: ast.Instr) -> None:
     t = low.kind(i, "f32 f64")
     d, x = low.need(i, 2)
