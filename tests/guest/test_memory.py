@@ -11,6 +11,7 @@ import pytest
 from guest_support import Lab, ok
 
 from gpuvm.guest.cuda import Cuda
+from gpuvm.guest.driver.copy import copy_linear
 
 
 def host_view(address: int, count: int, dtype: Any = np.uint8) -> Any:
@@ -280,3 +281,42 @@ def test_page_locked_memory_reaches_contexts_made_later(cuda: Cuda) -> None:
     pointer = ok(cuda.cuMemAlloc(4096))
     ok(cuda.cuMemcpyHtoD(pointer, host, 4096))
     assert (download(cuda, pointer, 4096) == 9).all()
+
+
+@pytest.mark.parametrize("size", [1, 0x8000, 0x8000 * 5 + 3])
+def test_a_streams_copies_go_through_the_copy_engine(lab: Lab, cuda: Cuda, size: int) -> None:
+    assert cuda.driver.copy_engine
+    stream = ok(cuda.cuStreamCreate(0))
+    data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
+    first, second = (ok(cuda.cuMemAlloc(size)) for _ in range(2))
+    out = np.zeros(size, np.uint8)
+    ok(cuda.cuMemcpyHtoDAsync(first, data, size, stream))
+    ok(cuda.cuMemcpyDtoDAsync(second, first, size, stream))
+    ok(cuda.cuMemcpyDtoHAsync(out, second, size, stream))
+    ok(cuda.cuStreamSynchronize(stream))
+    assert np.array_equal(out, data)
+
+
+def test_without_a_copy_engine_m2mf_does_it(lab: Lab, cuda: Cuda) -> None:
+    cuda.driver.copy_engine = False
+    ok(cuda.cuCtxCreate(0, 0))
+    stream = ok(cuda.cuStreamCreate(0))
+    pointer = ok(cuda.cuMemAlloc(5))
+    ok(cuda.cuMemcpyHtoDAsync(pointer, b"hello", 5, stream))
+    assert download(cuda, pointer, 5).tobytes() == b"hello"
+
+
+def test_the_copy_engine_takes_a_large_copy_in_pieces() -> None:
+    size = (600 << 20) + 7
+    done = 0
+    words = copy_linear(0x10_0000_0000, 0x20_0000_0000, size)
+    while words:
+        _, high, low, to_high, to_low, pitch, to_pitch, _, width, lines, _, trigger = words[:12]
+        assert (high << 32 | low) - 0x20_0000_0000 == done == (to_high << 32 | to_low) - 0x10_0000_0000
+        assert max(pitch, to_pitch) < 1 << 19
+        assert width < 1 << 16
+        assert lines < 1 << 13
+        assert trigger == 0x110
+        done += width * lines
+        words = words[12:]
+    assert done == size

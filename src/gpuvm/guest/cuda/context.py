@@ -6,6 +6,7 @@ import ctypes
 import threading
 import weakref
 from bisect import bisect_right, insort
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -16,7 +17,7 @@ from gpuvm.guest.cuda.core import FAULT_RESULTS, CudaError, entry, fail, handles
 from gpuvm.guest.cuda.staging import Staging
 from gpuvm.guest.cuda.types import NAMES
 from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
-from gpuvm.guest.driver.copy import m2mf_linear, m2mf_rectangle
+from gpuvm.guest.driver.copy import copy_linear, m2mf_linear, m2mf_rectangle
 from gpuvm.guest.driver.errors import ChannelFault, DeviceTimeout
 from gpuvm.guest.driver.hardware import BIG_PAGE
 from gpuvm.guest.driver.host import HostBuffer
@@ -30,6 +31,7 @@ CUlimit: Any = NAMES["CUlimit"]
 SLAB = 1 << 20
 SMALL = 128 << 10
 SLOT = 16
+_address = attrgetter("address")
 FILL_LINE = 64 << 10
 """Bytes of the pattern line that a fill repeats."""
 DEFAULT_LIMITS = {
@@ -150,12 +152,20 @@ class Context:
         """Queue words on a stream; returns the sequence number."""
         if self.error is not None:
             raise CudaError(self.error, self.detail)
-        try:
-            sequence = self.gpu.channel.submit(words)
-        except ChannelFault as fault:
-            raise self.poison(fault) from None
-        stream.last = sequence
-        return sequence
+        channel = self.gpu.channel
+        with channel.lock:
+            try:
+                stream.last = channel.submit(words)
+            except ChannelFault as fault:
+                raise self.poison(fault) from None
+            return stream.last
+
+    def copy(self, stream: Stream, destination: int, source: int, size: int) -> int:
+        """Queue a copy between addresses that the GPU reaches: on streams of the program's own by the copy
+        engine, as drivers do to leave PGRAPH to kernels; else by M2MF.
+        """
+        own = stream is not self.default_stream and self.gpu.driver.copy_engine
+        return self.submit(stream, (copy_linear if own else m2mf_linear)(destination, source, size))
 
     def wait(self, sequence: int) -> None:
         """Wait for a submission."""
@@ -239,8 +249,9 @@ class Context:
 
     def find(self, address: int) -> Allocation | None:
         """Return the allocation that holds an address."""
-        allocations = self._allocations
-        where = bisect_right(allocations, address, key=lambda each: each.address) - 1
+        with self.lock:
+            allocations = self._allocations
+            where = bisect_right(allocations, address, key=_address) - 1
         if where >= 0:
             allocation = allocations[where]
             if address - allocation.address < max(allocation.size, 1):

@@ -57,7 +57,7 @@ class MemoryApi(ApiBase):
     # What a pointer is -------------------------------------------------------------------------------------
 
     def _find_pinned(self, address: int) -> Pinned | None:
-        for pinned in self._pinned.values():
+        for pinned in list(self._pinned.values()):
             if pinned.address <= address < pinned.address + max(pinned.size, 1):
                 return pinned
         return None
@@ -70,7 +70,7 @@ class MemoryApi(ApiBase):
             if address + size > allocation.address + allocation.size:
                 raise fail("INVALID_VALUE", _beyond(address, size, allocation.address, allocation.size))
             return address
-        for pinned in self._pinned.values():
+        for pinned in list(self._pinned.values()):
             if pinned.buffer is None:
                 continue
             base = pinned.buffer.gpu_address
@@ -179,7 +179,7 @@ class MemoryApi(ApiBase):
             raise fail("NOT_SUPPORTED")
         if any(
             address < other.address + other.size and other.address < address + size
-            for other in self._pinned.values()
+            for other in list(self._pinned.values())
         ):
             raise fail("HOST_MEMORY_ALREADY_REGISTERED")
         buffer = self.driver.register_host(address, size) if owns_its_pages(address, size) else None
@@ -286,14 +286,14 @@ class MemoryApi(ApiBase):
         self._device_range(context, destination, size)
         address, reachable = self._host(source, size)
         if reachable:
-            sequence = context.submit(stream, m2mf_linear(destination, address, size))
+            sequence = context.copy(stream, destination, address, size)
             if sync:
                 context.wait(sequence)
             return
         context.staging.upload(
             address,
             size,
-            lambda at, staged, length: context.submit(stream, m2mf_linear(destination + at, staged, length)),
+            lambda at, staged, length: context.copy(stream, destination + at, staged, length),
         )
 
     def _download(
@@ -304,14 +304,14 @@ class MemoryApi(ApiBase):
         self._device_range(context, source, size)
         address, reachable = self._host(destination, size)
         if reachable:
-            sequence = context.submit(stream, m2mf_linear(address, source, size))
+            sequence = context.copy(stream, address, source, size)
             if sync:
                 context.wait(sequence)
             return
         context.staging.download(
             address,
             size,
-            lambda at, staged, length: context.submit(stream, m2mf_linear(staged, source + at, length)),
+            lambda at, staged, length: context.copy(stream, staged, source + at, length),
             context.wait,
         )
 
@@ -320,7 +320,7 @@ class MemoryApi(ApiBase):
             return
         self._device_range(context, destination, size)
         self._device_range(context, source, size)
-        context.submit(stream, m2mf_linear(destination, source, size))
+        context.copy(stream, destination, source, size)
 
     @entry
     def cuMemcpyHtoD(self, dstDevice: Any, srcHost: Any, ByteCount: Any) -> None:

@@ -16,7 +16,7 @@ from gpuvm.guest.driver.context import GpuContext
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.ring import Ring
 
-RING = 8 << 20
+RING = 32 << 20
 MINIMUM_RING = 64 << 10
 DEPTH = 4
 """Pieces (eighths of the ring) of a download under way. They, the next one and what is skipped at the ring's

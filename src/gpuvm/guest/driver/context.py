@@ -12,8 +12,11 @@ from gpuvm.guest.driver.hardware import BIG_PAGE
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import (
     CLASS_COMPUTE,
+    CLASS_COPY0,
     CLASS_M2MF,
+    ENGINE_COPY0,
     SUBCHANNEL_COMPUTE,
+    SUBCHANNEL_COPY,
     SUBCHANNEL_M2MF,
     Host,
     increment,
@@ -79,6 +82,8 @@ class GpuContext:
         self.compute = ComputeState(self._fixed.address, driver.graph.multiprocessors)
         words = increment(SUBCHANNEL_M2MF, Host.OBJECT, CLASS_M2MF)
         words += increment(SUBCHANNEL_COMPUTE, Host.OBJECT, CLASS_COMPUTE)
+        if driver.copy_engine:
+            words += increment(SUBCHANNEL_COPY, Host.OBJECT, ENGINE_COPY0 | CLASS_COPY0)
         words += self.compute.first_words()
         self.channel.submit(words)
 

@@ -8,6 +8,9 @@ from gpuvm.guest.driver.push import SUBCHANNEL_COPY, SUBCHANNEL_M2MF, Copy, M2mf
 LINE = 0x20000
 """Bytes of a line of a linear copy."""
 MAX_LINES = 2047
+"""Lines of one M2MF command."""
+COPY_LINE, COPY_MAX_LINES = 0x8000, 0x1000
+"""The same for the copy engine, whose counts have 16 and 13 bits."""
 
 
 def m2mf_rectangle(
@@ -73,10 +76,12 @@ def copy_rectangle(
 def copy_linear(destination: int, source: int, size: int) -> list[int]:
     """The same as `m2mf_linear` by the copy engine."""
     words: list[int] = []
-    whole = size // LINE
-    if whole:
-        words = copy_rectangle(destination, source, LINE, whole, LINE, LINE)
-    rest = size - whole * LINE
-    if rest:
-        words += copy_rectangle(destination + whole * LINE, source + whole * LINE, rest, 1, rest, rest)
+    done = 0
+    while size - done >= COPY_LINE:
+        lines = min((size - done) // COPY_LINE, COPY_MAX_LINES)
+        words += copy_rectangle(destination + done, source + done, COPY_LINE, lines, COPY_LINE, COPY_LINE)
+        done += lines * COPY_LINE
+    if size > done:
+        rest = size - done
+        words += copy_rectangle(destination + done, source + done, rest, 1, rest, rest)
     return words

@@ -11,7 +11,14 @@ from gpuvm.guest.driver.errors import DeviceTimeout, DriverError, Fault, NoDevic
 from gpuvm.guest.driver.fifo import Fifo
 from gpuvm.guest.driver.function import Function, find_gpu
 from gpuvm.guest.driver.graph import Graph
-from gpuvm.guest.driver.hardware import CHIPSET_GF100, INSTANCE_GRAPH, INSTANCE_SIZE, Reg
+from gpuvm.guest.driver.hardware import (
+    CHIPSET_GF100,
+    ENABLE_COPY0,
+    INSTANCE_GRAPH,
+    INSTANCE_SIZE,
+    UNIT_DISABLED_COPY0,
+    Reg,
+)
 from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer
 from gpuvm.guest.driver.instance import Instance, InstanceMemory, Vram, vram_ranges
 from gpuvm.guest.driver.interrupts import Interrupts
@@ -27,6 +34,11 @@ class Driver:
     ----------
     machine : Machine
         Whose first PCI device 10de:06d8 is taken over.
+
+    Attributes
+    ----------
+    copy_engine : bool
+        Whether PCOPY0 is there.
 
     Raises
     ------
@@ -54,6 +66,9 @@ class Driver:
         self.graph = Graph(self.function)
         self.interrupts = Interrupts(self.function, self.graph.shape, self.fifo.subfifos, self._on_fault)
         machine.on_interrupt(self.function.device, self.interrupts.line.top_half)
+        self.copy_engine = not self.function.read(Reg.UNITS_DISABLE) & UNIT_DISABLED_COPY0
+        if self.copy_engine:
+            self.function.mask(Reg.PMC_ENABLE, 0, ENABLE_COPY0)
         self.graph.start()
         self._make_golden()
         self.interrupts.enable()
