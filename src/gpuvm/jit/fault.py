@@ -15,6 +15,7 @@ import ctypes
 import threading
 
 from gpuvm.jit import layout as at
+from gpuvm.jit.cache import DiskCache, Entry
 from gpuvm.jit.helpers import SIGNATURES, helpers_ir
 from gpuvm.jit.native import Library, Target, libc_address, target
 
@@ -309,9 +310,14 @@ class Runtime:
     def __init__(self) -> None:
         machine = target()
         names = ("pthread_getspecific", "pthread_setspecific", "sigaction", "syscall")
-        self.library: Library = machine.load(
-            machine.compile(runtime_ir(machine)), EXPORTS, {name: libc_address(name) for name in names}
-        )
+        # The module is the same in every process of this version: kept on disk like a kernel's.
+        text = runtime_ir(machine)
+        disk, disk_key = DiskCache(), DiskCache.key(machine.version, text)
+        code = next((entry.parts[0] for entry in disk.find(disk_key)), None)
+        if code is None:
+            code = machine.compile(text)
+            disk.put(disk_key, Entry({}, [code]))
+        self.library: Library = machine.load(code, EXPORTS, {name: libc_address(name) for name in names})
         key = ctypes.c_uint32()
         if ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None) != 0:
             raise RuntimeError("pthread_key_create must succeed; this process has too many thread-specific keys")

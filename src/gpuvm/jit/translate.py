@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import hashlib
 import io
 import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from elftools.elf.elffile import ELFFile
 
+from gpuvm.jit.cache import DiskCache, Entry
 from gpuvm.jit.discover import Program, discover
 from gpuvm.jit.emit import Shape
 from gpuvm.jit.fault import runtime
@@ -24,6 +28,7 @@ from gpuvm.jit.launch import Launch
 from gpuvm.jit.machine import Limits
 from gpuvm.jit.flow import Unstructured
 from gpuvm.jit.native import Library, target
+from gpuvm.jit.space import AccessError
 from gpuvm.jit.structured import BarrierReduction, Structured
 
 STACK_ENTRY_BYTES = 16
@@ -31,19 +36,42 @@ ON_CHIP_ENTRIES = 32
 MAX_ENTRIES = 4096
 
 
+@dataclass
+class Facts:
+    """What the executor must know of a translation, in a form that can be stored."""
+
+    lanes: int
+    groups: int
+    state_bytes: int
+    banks: list[tuple[int, int]]
+    mixes: list[Mix]
+    locks: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "mixes": [astuple(mix) for mix in self.mixes]}
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> Facts:
+        return Facts(
+            raw["lanes"], raw["groups"], raw["state_bytes"], [(bank, top) for bank, top in raw["banks"]],
+            [Mix(*mix) for mix in raw["mixes"]], raw["locks"],
+        )  # fmt: skip
+
+
 class Translation:
     """Code for one kernel specialised on a block shape and limits."""
 
-    def __init__(self, library: Library, frame: Frame, locks: bool, seconds: float) -> None:
+    def __init__(self, library: Library, facts: Facts, seconds: float) -> None:
         self.library = library
+        self.facts = facts
         self.address = library["kernel"]
-        self.lanes = frame.shape.lanes
-        self.groups = frame.shape.groups
-        self.state_bytes = frame.state_bytes
-        self.banks = dict(frame.banks)
-        self.mixes: Sequence[Mix] = frame.mixes
-        self.mix_table: npt.NDArray[np.int64] = np.array([astuple(mix)[1:] for mix in frame.mixes], np.int64)
-        self.locks = locks
+        self.lanes = facts.lanes
+        self.groups = facts.groups
+        self.state_bytes = facts.state_bytes
+        self.banks = dict(facts.banks)
+        self.mixes: Sequence[Mix] = facts.mixes
+        self.mix_table: npt.NDArray[np.int64] = np.array([astuple(mix)[1:] for mix in facts.mixes], np.int64)
+        self.locks = facts.locks
         self._seconds = seconds
         self._lines: tuple[list[int], list[int]] | None = None
 
@@ -96,7 +124,9 @@ class Translator:
         self._made: dict[object, Translation] = {}
         self._recent: dict[object, tuple[tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation], ...]] = {}
         """By place: what was found there last, to be compared with the code that is there now."""
-        self.cache_dir = cache_dir
+        self.disk = DiskCache(cache_dir)
+        machine = target()
+        self._version = (source_version(), machine.version, machine.cpu, machine.features, tuple(choices()))
 
     def get(self, launch: Launch) -> Translation:
         """The translation for a launch.
@@ -115,46 +145,96 @@ class Translator:
                     return made
             except AccessError:
                 continue
-        space.read(base + launch.entry, 4)
         started = time.perf_counter()
-        program = discover(lambda offset, size: space.read(base + offset, size), launch.entry)
-        code = tuple(space.read(base + start, end - start) for start, end in program.spans)
-        key = (launch.entry, tuple(program.spans), code, tuple(sorted(program.unreadable)), launch.block, limits)
+        first = space.read(base + launch.entry, 4)
+        disk_key = DiskCache.key(self._version, launch.entry, first, launch.block, limits)
+        found = self._stored(disk_key, launch, started)
+        if found is not None:
+            spans, code, got = found
+        else:
+            program = discover(lambda offset, size: space.read(base + offset, size), launch.entry)
+            spans = tuple(program.spans)
+            code = tuple(space.read(base + start, end - start) for start, end in spans)
+            key = (launch.entry, spans, code, tuple(sorted(program.unreadable)), launch.block, limits)
+            with self._lock:
+                known = self._made.get(key)
+            if known is None:
+                known, data = self._make(program, launch, limits, started)
+                if not program.unreadable:
+                    entry = Entry({"spans": spans, "facts": known.facts.to_json()}, [*code, data])
+                    self.disk.put(disk_key, entry)
+                with self._lock:
+                    known = self._made.setdefault(key, known)
+            got = known
+            if program.unreadable:
+                return got
         with self._lock:
-            got = self._made.get(key)
-        if got is None:
-            got = self._make(program, launch, limits, started)
-            with self._lock:
-                got = self._made.setdefault(key, got)
-        if not program.unreadable:
-            with self._lock:
-                if len(self._recent) > 512:
-                    self._recent.clear()
-                known = self._recent.get(place, ())
-                self._recent[place] = ((tuple(program.spans), code, got), *known[:3])
+            if len(self._recent) > 512:
+                self._recent.clear()
+            before = self._recent.get(place, ())
+            self._recent[place] = ((spans, code, got), *before[:3])
         return got
 
-    def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> Translation:
+    def _stored(
+        self, key: str, launch: Launch, started: float
+    ) -> tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation] | None:
+        """A translation from disk whose code is what is in memory now."""
+        for entry in self.disk.find(key):
+            spans = tuple((start, end) for start, end in entry.facts["spans"])
+            *code, data = entry.parts
+            try:
+                base = launch.code_base
+                if any(launch.space.read(base + a, b - a) != text for (a, b), text in zip(spans, code, strict=True)):
+                    continue
+            except AccessError:
+                continue
+            library = target().load(data, ["kernel"], runtime().imports)
+            facts = Facts.from_json(entry.facts["facts"])
+            return spans, tuple(code), Translation(library, facts, time.perf_counter() - started)
+        return None
+
+    def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> tuple[Translation, bytes]:
         machine = target()
-        lanes = int(os.environ.get("GPUVM_LANES", "32"))
-        shape = Shape(lanes, min(machine.unit, lanes), launch.block)
-        try:
-            if os.environ.get("GPUVM_JIT") == "general":
-                raise Unstructured
-            em, frame = Structured(program, shape, limits, machine.avx512).translate()
-        except (Unstructured, BarrierReduction):
-            em, frame = General(program, shape, limits, machine.avx512).translate()
-        text = module_ir(machine, em, frame, inline=True)
-        if os.environ.get("GPUVM_DUMP_IR"):
-            Path(os.environ["GPUVM_DUMP_IR"]).write_text(text)
-        library = machine.load(machine.compile(text), ["kernel"], imports(text))
-        locks = bool(program.names() & {"LDSLK", "LDLK"})
-        return Translation(library, frame, locks, time.perf_counter() - started)
+        text, frame = translate_program(program, launch.block, limits)
+        data = machine.compile(text)
+        library = machine.load(data, ["kernel"], runtime().imports)
+        facts = Facts(
+            frame.shape.lanes, frame.shape.groups, frame.state_bytes, sorted(frame.banks.items()), frame.mixes,
+            bool(program.names() & {"LDSLK", "LDLK"}),
+        )  # fmt: skip
+        return Translation(library, facts, time.perf_counter() - started), data
 
 
-def imports(text: str) -> dict[str, int]:
-    """Helpers that a module calls."""
-    return {name: address for name, address in runtime().imports.items() if f"@{name}(" in text or f"@{name}," in text}
+def translate_program(program: Program, block: tuple[int, int, int], limits: Limits) -> tuple[str, Frame]:
+    """The module of a program: structured if its control flow allows, else general."""
+    machine = target()
+    lanes = int(os.environ.get("GPUVM_LANES", "32"))
+    shape = Shape(lanes, min(machine.unit, lanes), block)
+    try:
+        if os.environ.get("GPUVM_JIT") == "general":
+            raise Unstructured
+        em, frame = Structured(program, shape, limits, machine.avx512).translate()
+    except (Unstructured, BarrierReduction):
+        em, frame = General(program, shape, limits, machine.avx512).translate()
+    text = module_ir(machine, em, frame, inline=True)
+    if os.environ.get("GPUVM_DUMP_IR"):
+        Path(os.environ["GPUVM_DUMP_IR"]).write_text(text)
+    return text, frame
+
+
+def choices() -> list[str]:
+    """Settings for experiments that change what is made."""
+    return [f"{name}={os.environ[name]}" for name in ("GPUVM_LANES", "GPUVM_JIT") if name in os.environ]
+
+
+@functools.cache
+def source_version() -> str:
+    """Digest of this package's own code: another version of it makes other translations."""
+    folder = Path(__file__).parent
+    whole = hashlib.sha256()
+    for path in sorted([*folder.glob("*.py"), *(folder.parent / "isa").glob("*.py")]):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
 
 
 def limits_of(launch: Launch) -> Limits:
