@@ -207,6 +207,15 @@ def test_a_kernel_that_never_ends_is_stopped_by_the_watchdog(new_rig, push):
     assert state & 0x80041000 == 0x80041000
     assert state & 0x7F == 1
     rig.wr(0x2100, 0x100)
+    rig.wr(0x2A30, 0x100)
+    assert decode(rig, 0)["instance"] == channel.instance
+    assert rig.rd(0x2A30) & 0x100
+    assert rig.rd(0x2640) & 0x1000007F == 0x10000001
+    rig.wr(0x2A30, 0)
+    rig.wr(0x200, 0xFFFFFFFF & ~0x1000)
+    rig.wr(0x200, 0xFFFFFFFF)
+    rig.wr(0x400100, 0xFFFFFFFF)
+    rig.wr(0x40013C, 0xFFFFFFFF)
     assert rig.rd(0x2640) & 0x80000000 == 0
     assert rig.gpu.pfifo.channels[1].stop is Stop.TIMEOUT
     other.run(push())

@@ -394,6 +394,7 @@ class Gf100:
         """Reset the engines whose bits of PMC.ENABLE went to 0."""
         if bits & pmc_bits.ENABLE_PGRAPH:
             self.pgraph.reset()
+            self.pfifo.forget_timeout()
             self.ctxctl.reset()
             self.gpccs.reset()
         if bits & pmc_bits.ENABLE_PFIFO:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from gpuvm.gpu import pmc
 from gpuvm.gpu.channel import Channel, Stop
 from gpuvm.gpu.engine import Engine
-from gpuvm.gpu.paging import MmuFault
+from gpuvm.gpu.paging import MmuFault, Reason
 from gpuvm.registers.access import RW, W1C, R
 from gpuvm.registers.declare import Block, Field, Register, Scratch, bit
 
@@ -34,8 +34,9 @@ _LEVEL = INTR_VM_FAULT | INTR_SUBFIFO | INTR_RUNLIST | INTR_ENGINE
 RUNLIST_EVENT = 1 << 28
 ENGINE_TIMEOUT = 0x0A
 KICK_PENDING = 1 << 20
-ENG_STATE_STUCK = 1 << 31 | 1 << 18 | 1 << 12
-"""What ENG_STATE shows of an engine that timed out in a channel switch, as nouveau tells it."""
+ENG_STATE_STUCK = 1 << 31 | 1 << 28 | 1 << 18 | 1 << 14 | 1 << 12
+"""What ENG_STATE shows of an engine that does not switch: busy and waiting, as any nouveau reads it."""
+INJECT_VALID = 1 << 8
 
 PFIFO = Block(
     "PFIFO",
@@ -99,6 +100,13 @@ PFIFO = Block(
         Register(0xA20, "PRI_TIMEOUT"),
         Register(0xA24, "EVENT_ARB"),
         Register(0xA28, "CHSW_CTL"),
+        Register(
+            0xA30,
+            "VM_FAULT_INJECT",
+            fields=(Field("ENGINE", 0, 4), bit("VALID", 8)),
+            count=8,
+            doc="faults the channel that an engine is stuck on, in that fault unit",
+        ),
         Register(
             0x1000,
             "CHAN_TABLE_CHAN",
@@ -180,8 +188,6 @@ class Pfifo(Engine):
         return self._status()
 
     def write_intr(self, value: int) -> None:
-        if value & INTR_PLAYLIST:
-            self._timed_out = -1
         self.update()
 
     def write_intr_en(self, value: int) -> None:
@@ -243,6 +249,18 @@ class Pfifo(Engine):
             if not self.words[self._fault_source] & 1 << unit:
                 self._show_fault(unit)
             self.update()
+
+    def write_vm_fault_inject(self, index: int, value: int) -> None:
+        """Recovery from a timeout: the driver asks for a fault, and finds the channel in ENG_STATE."""
+        channel = self.channels[self._timed_out] if self._timed_out >= 0 else self.gpu.runner.current
+        if value & INJECT_VALID and channel is not None:
+            fault = MmuFault(0, False, Reason.PT_NOT_PRESENT)
+            self.report_fault(value & 0x1F, channel.instance, fault, 0, None)
+
+    def forget_timeout(self, channel: Channel | None = None) -> None:
+        """The engine is no longer stuck: it was reset, or its channel is gone."""
+        if channel is None or channel.number == self._timed_out:
+            self._timed_out = -1
 
     def _show_fault(self, unit: int) -> None:
         waiting = self._faults.get(unit)
@@ -349,6 +367,7 @@ class Pfifo(Engine):
         self.playlist = []
         self._faults.clear()
         self.poll_base = -1
+        self._timed_out = -1
         super().reset()
         self.update()
 

@@ -11,6 +11,8 @@ import enum
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import structlog
+
 from gpuvm.gpu.channel import Channel, Stop
 from gpuvm.gpu.classes.host import HostMethods, Park
 from gpuvm.gpu.classes.method import Illegal, Rejected
@@ -18,6 +20,8 @@ from gpuvm.gpu.paging import MmuFault
 
 if TYPE_CHECKING:
     from gpuvm.gpu.device import Gf100
+
+log = structlog.get_logger(__name__)
 
 SLICE_S = 0.01
 """Seconds that a channel may have methods decoded before another one gets its turn."""
@@ -73,6 +77,12 @@ class Pusher:
         except HostError as error:
             channel.stop = Stop.PUSHBUFFER
             self._gpu.psubfifo.interrupt(channel, error.bit, channel.method, channel.subchannel, 0)
+            return Turn.STOPPED
+        except Exception:
+            # A defect of this program costs the channel that met it, as a hung engine would, never the others.
+            log.exception("channel stopped by an internal error", channel=channel.number, method=channel.method)
+            channel.stop = Stop.TIMEOUT
+            self._gpu.pfifo.engine_timeout(channel)
             return Turn.STOPPED
 
     def _fetch(self, channel: Channel) -> bool:

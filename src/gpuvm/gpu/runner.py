@@ -86,6 +86,7 @@ class Runner:
     def _release(self, channel: Channel) -> None:
         self._gpu.pgraph.forget(channel)
         self._gpu.psubfifo.forget(channel)
+        self._gpu.pfifo.forget_timeout(channel)
         self._gpu.mmu.release(channel.space)
 
     def close(self) -> None:
