@@ -341,3 +341,17 @@ def test_a_copy_engine_s_refusal_reaches_its_interrupt(rig, push):
     rig.wr(0x104004, 0x40)
     channel.wait_fence(5)
     assert not rig.rd(0x100) & 0x20
+
+
+def test_a_defect_of_the_executor_costs_only_its_channel(rig, push):
+    def broken(launch, stop):
+        raise AssertionError("the executor met code that it cannot handle")
+
+    rig.executor.effect = broken
+    channel, other = rig.channel(1), rig.channel(2)
+    channel.submit(launch_words(push).release(channel.fence_va, 1))
+    rig.until(lambda: rig.rd(0x2100) & 0x100, "the scheduler's error")
+    assert rig.rd(0x254C) == 0x0A
+    assert rig.gpu.pfifo.channels[1].stop is Stop.TIMEOUT
+    assert channel.fence_value() == 0
+    other.run(push())
