@@ -72,16 +72,16 @@ class Lud(Workload):
         return {"product": inputs["matrix"].astype(np.float64)}
 
     def check(self, inputs: Inputs, outputs: Arrays) -> Verdict:
-        # The factors of an ill-conditioned matrix (Rodinia's is one) may be far from the exact ones, but
-        # their product is the matrix within n roundings of |L||U|, element by element (backward error of
-        # any order of LU).
+        # The factors of an ill-conditioned matrix (Rodinia's is one) may be far from the exact ones, but their
+        # product is the matrix: element by element within n roundings of |L||U| for certain, and within about
+        # sqrt(n) where roundings go both ways, as they do. Observed are 4 to 7.4 for n = 64 to 512.
         want = self.reference(inputs)["product"]
         got = outputs.get("matrix")
         if got is None or got.shape != want.shape:
             return close("matrix", outputs, want, 0.0)
         lower, upper = factors(got.astype(np.float64))
         with np.errstate(invalid="ignore", over="ignore"):
-            bound = len(want) * UNIT_ROUNDOFF * (np.abs(lower) @ np.abs(upper))
+            bound = (4.0 + len(want) ** 0.5) * UNIT_ROUNDOFF * (np.abs(lower) @ np.abs(upper))
             product = {"product of L and U": lower @ upper}
         return close("product of L and U", product, want, bound)
 
