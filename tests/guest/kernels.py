@@ -174,3 +174,42 @@ REGISTERS_MANY = (
         + "    ret;\n}\n"
     )
 )
+
+RECURSION = (
+    HEADER
+    + f"""
+.func (.param .u32 result) sum(.param .u32 n)
+{{
+    .reg .pred %p<2>; .reg .u32 %r<8>;
+    ld.param.u32 %r0, [n];
+    setp.eq.u32 %p0, %r0, 0;
+    @%p0 bra end;
+    sub.u32 %r1, %r0, 1;
+    {{
+        .param .u32 given; .param .u32 got;
+        st.param.u32 [given], %r1;
+        call (got), sum, (given);
+        ld.param.u32 %r2, [got];
+    }}
+    add.u32 %r0, %r0, %r2;
+end:
+    st.param.u32 [result], %r0;
+    ret;
+}}
+.visible .entry triangle(.param .u64 out)
+{{
+    {REGISTERS}
+    {INDEX}
+    ld.param.u64 %d0, [out];
+    {{
+        .param .u32 given; .param .u32 got;
+        st.param.u32 [given], %r3;
+        call (got), sum, (given);
+        ld.param.u32 %r4, [got];
+    }}
+    add.u64 %d2, %d0, %d1;
+    st.global.u32 [%d2], %r4;
+    ret;
+}}
+"""
+)

@@ -268,3 +268,28 @@ def test_functions_know_their_attributes(cuda: Cuda) -> None:
     assert cuda.cuFuncGetAttribute(A.CU_FUNC_ATTRIBUTE_NUM_REGS, 0x1234)[0] == E.CUDA_ERROR_INVALID_HANDLE
     ok(cuda.cuFuncSetCacheConfig(function, cuda.CUfunc_cache.CU_FUNC_CACHE_PREFER_L1))
     assert ok(cuda.cuOccupancyMaxActiveBlocksPerMultiprocessor(function, 64, 16 << 10)) == 1
+
+
+def test_launches_as_before_cu_launch_kernel(cuda: Cuda) -> None:
+    function = load(cuda, kernels.STORE, "store")
+    pointer = ok(cuda.cuMemAlloc(4 * 96))
+    cell = ctypes.c_uint64(int(pointer))
+    assert cuda.cuLaunchGrid(function, 3, 1) == (E.CUDA_ERROR_INVALID_VALUE,)
+    ok(cuda.cuFuncSetBlockShape(function, 32, 1, 1))
+    assert cuda.cuLaunchGrid(function, 3, 1) == (E.CUDA_ERROR_INVALID_VALUE,)
+    ok(cuda.cuParamSetv(function, 0, ctypes.addressof(cell), 8))
+    ok(cuda.cuParamSeti(function, 8, 7))
+    ok(cuda.cuParamSetSize(function, 12))
+    ok(cuda.cuLaunchGrid(function, 3, 1))
+    assert np.array_equal(words(cuda, pointer, 96), np.arange(7, 103))
+
+
+def test_recursion_uses_the_stack_that_the_limit_gives(cuda: Cuda) -> None:
+    ok(cuda.cuCtxSetLimit(cuda.CUlimit.CU_LIMIT_STACK_SIZE, 64 << 10))
+    function = load(cuda, kernels.RECURSION, "triangle")
+    pointer = ok(cuda.cuMemAlloc(4 * 64))
+    assert launch(cuda, function, 1, 64, (pointer,), (None,)) == (E.CUDA_ERROR_OUT_OF_MEMORY,)
+    ok(cuda.cuCtxSetLimit(cuda.CUlimit.CU_LIMIT_STACK_SIZE, 2 << 10))
+    ok(launch(cuda, function, 1, 64, (pointer,), (None,)))
+    n = np.arange(64)
+    assert np.array_equal(words(cuda, pointer, 64), n * (n + 1) // 2)

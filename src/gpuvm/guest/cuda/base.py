@@ -70,6 +70,19 @@ class ApiBase:
         """Return the kernel that a CUfunction, or a CUkernel in a context, names."""
         raise NotImplementedError
 
+    def _start(
+        self,
+        context: Context,
+        function: Function,
+        stream: Stream,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        dynamic: int,
+        words: list[int],
+    ) -> None:
+        """Check a launch whose arguments are packed, and queue it."""
+        raise NotImplementedError
+
     def _get_attribute(self, attrib: Any, function: Function) -> int:
         raise NotImplementedError
 

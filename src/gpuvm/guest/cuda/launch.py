@@ -8,6 +8,7 @@ from typing import Any
 from gpuvm.guest.cuda import attributes as device
 from gpuvm.guest.cuda.arguments import pack
 from gpuvm.guest.cuda.base import ApiBase
+from gpuvm.guest.cuda.context import Context, Stream
 from gpuvm.guest.cuda.core import entry, fail
 from gpuvm.guest.cuda.loader import PTX_VERSION
 from gpuvm.guest.cuda.module import Function
@@ -52,6 +53,20 @@ class LaunchApi(ApiBase):
         context = self._current()
         function = self._resolve(f, context)
         stream = self._stream(hStream, context)
+        words = pack(function.layout, function.parameter_size, parameters, extra)
+        self._start(context, function, stream, grid, block, dynamic, words)
+
+    def _start(
+        self,
+        context: Context,
+        function: Function,
+        stream: Stream,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        dynamic: int,
+        words: list[int],
+    ) -> None:
+        """Check a launch whose arguments are packed, and queue it."""
         if function.module.context is not context:
             raise fail("INVALID_HANDLE", "a kernel is launched in the context that its module is loaded in")
         threads = block[0] * block[1] * block[2]
@@ -85,7 +100,6 @@ class LaunchApi(ApiBase):
             raise fail(
                 "INVALID_VALUE", f"{function.name} runs with blocks of {function.required} only, got {block}"
             )
-        words = pack(function.layout, function.parameter_size, parameters, extra)
         preference = function.cache_config or context.cache_config
         split = (
             SPLIT_16K if preference == FuncCache.CU_FUNC_CACHE_PREFER_L1 and shared <= 16 << 10 else SPLIT_48K

@@ -50,6 +50,9 @@ class Function:
         self.carveout = -1
         self.cache_config: Any = FuncCache.CU_FUNC_CACHE_PREFER_NONE
         self._sized: dict[int, Program] = {}
+        self.legacy_block: tuple[int, int, int] | None = None
+        self.legacy_shared = 0
+        self.legacy_arguments = bytearray()
 
     @property
     def need(self) -> Need:

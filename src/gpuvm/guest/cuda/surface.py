@@ -10,6 +10,7 @@ from gpuvm.guest.cuda.context import Context, ContextApi
 from gpuvm.guest.cuda.core import PARAMETERS, unsupported
 from gpuvm.guest.cuda.device import DeviceApi
 from gpuvm.guest.cuda.launch import LaunchApi
+from gpuvm.guest.cuda.legacy import LegacyApi
 from gpuvm.guest.cuda.memory import MemoryApi
 from gpuvm.guest.cuda.module import ModuleApi
 from gpuvm.guest.cuda.streams import StreamApi
@@ -17,7 +18,7 @@ from gpuvm.guest.cuda.types import NAMES, Boxed, Structure
 from gpuvm.guest.machine import Machine
 
 
-class Cuda(LaunchApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
+class Cuda(LaunchApi, LegacyApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
     """CUDA in one machine.
 
     Its attributes are the names of `cuda.bindings.driver` (12.9): every function returns a tuple that begins
