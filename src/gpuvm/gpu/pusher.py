@@ -79,8 +79,8 @@ class Pusher:
             self._gpu.psubfifo.interrupt(channel, error.bit, channel.method, channel.subchannel, 0)
             return Turn.STOPPED
         except Exception:
-            # A defect of this program costs the channel that met it, as a hung engine would, never the others.
-            log.exception("channel stopped by an internal error", channel=channel.number, method=channel.method)
+            # A defect of this program costs the channel that met it, as a hung engine would.
+            log.exception("internal error in a channel", channel=channel.number, method=channel.method)
             channel.stop = Stop.TIMEOUT
             self._gpu.pfifo.engine_timeout(channel)
             return Turn.STOPPED
