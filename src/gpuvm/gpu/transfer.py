@@ -32,24 +32,31 @@ def copy(gpu: Gf100, channel: Channel, source: int, target: int, size: int) -> N
 
 
 def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run]) -> None:
-    vram, copied, number, wrote = gpu.vram, gpu.counters.copied, channel.number, gpu.memory.wrote
-    index, (region, offset, left) = 0, sources[0]
-    base = region.address
+    vram, wrote = gpu.vram, gpu.memory.wrote
+    moved = [0, 0, 0, 0]
+    pieces = iter(sources)
+    left = 0
+    kind = origin = 0
     for to, to_offset, length in targets:
-        to_base = to.address
-        while length:
-            count = min(left, length)
-            _memmove(to_base + to_offset, base + offset, count)
-            copied(number, count, region is vram, to is vram)
-            wrote(to, to_offset, count)
-            to_offset += count
-            offset += count
-            length -= count
+        wanted = length
+        target = to.address + to_offset
+        to_device = 2 if to is vram else 0
+        while wanted:
+            if not left:
+                region, offset, left = next(pieces)
+                origin = region.address + offset
+                kind = 1 if region is vram else 0
+            count = left if left < wanted else wanted
+            _memmove(target, origin, count)
+            moved[kind + to_device] += count
+            target += count
+            origin += count
+            wanted -= count
             left -= count
-            if not left and index + 1 < len(sources):
-                index += 1
-                region, offset, left = sources[index]
-                base = region.address
+        wrote(to, to_offset, length)
+    for kind, size in enumerate(moved):
+        if size:
+            gpu.counters.copied(channel.number, size, bool(kind & 1), bool(kind & 2))
 
 
 def copy_lines(

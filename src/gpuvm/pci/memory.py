@@ -43,15 +43,12 @@ class MemoryRegion:
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
         """All bytes, uint8[size]."""
+        self.address = int(self.bytes.ctypes.data)
+        """Host virtual address of the first byte."""
         self.words: npt.NDArray[np.uint32] = self.bytes.view(np.uint32)
         """The same memory as little-endian words, uint32[size / 4]."""
         self.view = memoryview(self._map)
         """The same memory for struct and slices."""
-
-    @property
-    def address(self) -> int:
-        """Host virtual address of the first byte."""
-        return int(self.bytes.ctypes.data)
 
     def read(self, offset: int, size: int) -> bytes:
         return bytes(self.view[offset : offset + size])
