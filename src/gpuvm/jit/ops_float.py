@@ -281,7 +281,7 @@ def arithmetic(m: Machine, ins: Instruction, name: str, double: bool) -> None:
     if mod_bool(ins, "fmz"):
         zero = fl.const(0.0)
         none = m.em.pbin("or", fl.cmp("oeq", args[0], zero), fl.cmp("oeq", args[1], zero))
-        value = fl.select(none, fl.add(args[2], zero) if name == "fma" else zero, value)
+        value = fl.select(none, fl.strict("fadd", rnd, args[2], zero) if name == "fma" else zero, value)
     if mod_bool(ins, "ftz") or mod_bool(ins, "fmz"):
         value = fl.flush(value)
     if mod_bool(ins, "sat"):

@@ -217,11 +217,8 @@ def isad(m: Machine, ins: Instruction) -> None:
     em = m.em
     a, b, c = (m.word(op) for op in ins.src[:3])
     kind = "s" if mod_text(ins, "type", "S32") == "S32" else "u"
-    if a.k == "u" and b.k == "u":
-        low, high = em.iminmax(kind + "min", a, b), em.iminmax(kind + "max", a, b)
-    else:
-        low, high = em.iminmax(kind + "min", a, b), em.iminmax(kind + "max", a, b)
-    finish(m, ins, em.ibin("add", em.ibin("sub", high, low), c))
+    low, high = em.iminmax(kind + "min", a, b), em.iminmax(kind + "max", a, b)
+    add_like(m, ins, em.ibin("sub", high, low), False, c, False)
 
 
 @operation("IMNMX")
@@ -382,15 +379,18 @@ def shl_shr(m: Machine, ins: Instruction) -> None:
     value = shift(m, name, a, count)
     if count.k == "u" and isinstance(count.x, int) and 0 < count.x < 32 and not (value.k == "u" and isinstance(value.x, int)):
         value = _tagged(value, (tag, a, count.x))
-    if mod_bool(ins, "x"):
-        value = em.ibin("or" if ins.name == "SHL" else "or", value, em.const(0))
     if mod_bool(ins, "cc"):
-        m.put_flags(result_flags(m, value, lambda: shifted_out(m, name, a, count)))
+
+        def overflow() -> PVal:
+            moved = em.icmp("slt", em.ibin("xor", a, value), em.const(0))
+            return em.pbin("and", em.icmp("eq", count, em.const(1)), moved)
+
+        m.put_flags(result_flags(m, value, lambda: shifted_out(m, name, a, count), overflow))
     m.put(dst(ins), value)
 
 
 def shifted_out(m: Machine, name: str, a: Val, count: Val) -> PVal:
-    """The last bit that a shift moved out (clear for a count of 0)."""
+    """The last bit that a shift moved out; clear for a count of 0 or above 31 (envytools, measured on Tesla)."""
     em = m.em
     less = em.ibin("sub", count, em.const(1))
     back = "lshr" if name == "shl" else name
@@ -398,7 +398,7 @@ def shifted_out(m: Machine, name: str, a: Val, count: Val) -> PVal:
         moved = em.ibin("and", em.ibin("lshr", a, em.ibin("and", em.ibin("sub", em.const(32), count), em.const(31))), em.const(1))
     else:
         moved = em.ibin("and", shift(m, back, a, less), em.const(1))
-    some = em.pbin("and", em.icmp("ne", count, em.const(0)), em.icmp("ule", count, em.const(32)))
+    some = em.pbin("and", em.icmp("ne", count, em.const(0)), em.icmp("ult", count, em.const(32)))
     return em.pbin("and", some, em.icmp("ne", moved, em.const(0)))
 
 
@@ -605,8 +605,11 @@ def csetp(m: Machine, ins: Instruction) -> None:
 @operation("P2R")
 def p2r(m: Machine, ins: Instruction) -> None:
     em = m.em
-    keep, mask = m.word(ins.src[0]), m.word(ins.src[1])
+    # The mask has 16 bits; `hi` moves it and the state to the upper half.
+    keep, mask = m.word(ins.src[0]), em.ibin("and", m.word(ins.src[1]), em.const(0xFFFF))
     high = 16 if mod_bool(ins, "hi") else 0
+    if high:
+        mask = em.ibin("shl", mask, em.const(high))
     flags = m.get_flags()
     sources = [(n, m.get_pred(Pred(n))) for n in range(7)] + [(12 + n, flags.get(n)) for n in range(4)]
     value = em.const(0)
