@@ -1,4 +1,6 @@
-"""Fixtures: an executor for the whole session and a clean device for each test; `device` and `ptx` are beside this file."""
+"""Fixtures: an executor for the whole session and a clean device for each test; `device` and `ptx` are beside
+this file.
+"""
 
 from __future__ import annotations
 

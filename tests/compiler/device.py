@@ -60,7 +60,11 @@ class Device:
         return np.frombuffer(self.memory.read(address - BASE, size), dtype=dtype).copy()
 
     def load(self, source: str | bytes, **options: Any) -> Module:
-        data = source if isinstance(source, bytes) and source[:4] == b"\x7fELF" else compile_ptx(source, **options).cubin
+        data = (
+            source
+            if isinstance(source, bytes) and source[:4] == b"\x7fELF"
+            else compile_ptx(source, **options).cubin
+        )
         return Module(self, cubin.read(data))
 
 

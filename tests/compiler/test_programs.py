@@ -114,7 +114,9 @@ def test_recursion_keeps_each_threads_own_frames(device: Device) -> None:
     def ackermann(m: int, n: int) -> int:
         return n + 1 if m == 0 else n + 2
 
-    assert device.download(out, "i8", 32).tolist() == [fib[t & 7] * 1000 + ackermann(t & 1, t & 3) for t in range(32)]
+    assert device.download(out, "i8", 32).tolist() == [
+        fib[t & 7] * 1000 + ackermann(t & 1, t & 3) for t in range(32)
+    ]
 
 
 def test_functions_with_many_arguments_and_structures_as_results(device: Device) -> None:
@@ -306,7 +308,8 @@ def test_dynamic_shared_memory_follows_the_static(device: Device) -> None:
 def test_spills_do_not_change_results(device: Device) -> None:
     body = "\n".join(f"float v{k} = a[(t * {k + 3}) % 64] * {k + 1}.0f;" for k in range(40))
     mix = "\n".join(
-        f"for (int i = 0; i < n; i++) {{ v{k} = v{k} * 0.5f + v{(k * 7 + 3) % 40}; }}" for k in range(0, 40, 3)
+        f"for (int i = 0; i < n; i++) {{ v{k} = v{k} * 0.5f + v{(k * 7 + 3) % 40}; }}"
+        for k in range(0, 40, 3)
     )
     total = " + ".join(f"v{k} * {k % 5}" for k in range(40))
     source = f"""extern "C" __global__ void k(const float *a, float *out, int n) {{

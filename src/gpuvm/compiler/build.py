@@ -1,5 +1,5 @@
-"""Building the machine form: emits instructions into the current block, folds constants and finds common subexpressions
-as it goes. Works on words; two-word integers are pairs `(lo, hi)` of operands.
+"""Building the machine form: emits instructions into the current block, folds constants and finds common
+subexpressions as it goes. Works on words; two-word integers are pairs `(lo, hi)` of operands.
 """
 
 from __future__ import annotations
@@ -35,10 +35,25 @@ MASK = 0xFFFFFFFF
 Pair = tuple[Src, Src]
 
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
-    "LT": lambda a, b: a < b, "LE": lambda a, b: a <= b, "GT": lambda a, b: a > b, "GE": lambda a, b: a >= b,
-    "EQ": lambda a, b: a == b, "NE": lambda a, b: a != b, "T": lambda a, b: True, "F": lambda a, b: False,
+    "LT": lambda a, b: a < b,
+    "LE": lambda a, b: a <= b,
+    "GT": lambda a, b: a > b,
+    "GE": lambda a, b: a >= b,
+    "EQ": lambda a, b: a == b,
+    "NE": lambda a, b: a != b,
+    "T": lambda a, b: True,
+    "F": lambda a, b: False,
 }
-SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "LTU": "GTU", "GTU": "LTU", "LEU": "GEU", "GEU": "LEU"}
+SWAPPED = {
+    "LT": "GT",
+    "GT": "LT",
+    "LE": "GE",
+    "GE": "LE",
+    "LTU": "GTU",
+    "GTU": "LTU",
+    "LEU": "GEU",
+    "GEU": "LEU",
+}
 
 
 def signed(value: int) -> int:
@@ -66,7 +81,9 @@ class Builder:
         mods: dict[str, Mod] | None = None,
         smods: list[int] | None = None,
     ) -> Inst:
-        """Append an instruction. `dsts` may be given as kinds: "r", "p", "rr" (two words), "2" (one aligned pair), "4"."""
+        """Append an instruction. `dsts` may be given as kinds: "r", "p", "rr" (two words), "2" (one aligned
+        pair), "4".
+        """
         mods = mods or {}
         smods = smods or [0] * len(srcs)
         key: object = None
@@ -96,19 +113,25 @@ class Builder:
                 out.append(tuple(self.fn.value() for _ in range(int(k))))
         return out
 
-    def one(self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None) -> Value:
+    def one(
+        self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None
+    ) -> Value:
         """A one-word result."""
         dst = self.emit(op, "r", srcs, mods, smods).dsts[0]
         assert isinstance(dst, Value)
         return dst
 
-    def pred(self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None) -> Value:
+    def pred(
+        self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None
+    ) -> Value:
         """A predicate result."""
         dst = self.emit(op, "p", srcs, mods, smods).dsts[0]
         assert isinstance(dst, Value)
         return dst
 
-    def pair(self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None) -> Pair:
+    def pair(
+        self, op: str, srcs: list[Src], mods: dict[str, Mod] | None = None, smods: list[int] | None = None
+    ) -> Pair:
         """A result in an aligned register pair."""
         dst = self.emit(op, "2", srcs, mods, smods).dsts[0]
         assert isinstance(dst, tuple)
@@ -165,7 +188,12 @@ class Builder:
             return self.iadd(ZERO, self.iadd(a, b), nb=True)
         for x, y, nx, ny in ((a, b, na, nb), (b, a, nb, na)):
             inst = self.maker(x, "SHL")
-            if inst and isinstance(inst.srcs[1], Imm) and 0 < inst.srcs[1].value < 32 and not isinstance(y, PredConst):
+            if (
+                inst
+                and isinstance(inst.srcs[1], Imm)
+                and 0 < inst.srcs[1].value < 32
+                and not isinstance(y, PredConst)
+            ):
                 return self.one(
                     "ISCADD", [inst.srcs[0], y, inst.srcs[1]], None, [NEG if nx else 0, NEG if ny else 0, 0]
                 )
@@ -185,7 +213,9 @@ class Builder:
         return self.iadd(ZERO, a, nb=True)
 
     def imul(self, a: Src, b: Src, hi: bool = False, sa: bool = False, sb: bool = False) -> Src:
-        """Low or high word of a product; `sa`, `sb` say which operands are signed (matters for the high word)."""
+        """Low or high word of a product; `sa`, `sb` say which operands are signed (matters for the high
+        word).
+        """
         if isinstance(a, Imm):
             a, b, sa, sb = b, a, sb, sa
         if isinstance(a, Imm) and isinstance(b, Imm):
@@ -210,7 +240,9 @@ class Builder:
             return self.one("IMUL", [a, b])
         return self.one("IMUL", [a, b], {"hi": True, "atype": _sign(sa), "btype": _sign(sb)})
 
-    def imad(self, a: Src, b: Src, c: Src, hi: bool = False, sa: bool = False, sb: bool = False, nc: bool = False) -> Src:
+    def imad(
+        self, a: Src, b: Src, c: Src, hi: bool = False, sa: bool = False, sb: bool = False, nc: bool = False
+    ) -> Src:
         """a * b + c (low word), or high word of the product + c."""
         if isinstance(a, Imm):
             a, b, sa, sb = b, a, sb, sa
@@ -400,7 +432,13 @@ class Builder:
     def wide(self, p: Pair) -> Inst | None:
         """The instruction that makes both words of `p` as one 32 x 32 -> 64 bit product."""
         inst = self.maker(p[0], "MAD64")
-        if inst and inst.dsts[0] is p[0] and inst.dsts[1] is p[1] and inst.srcs[2] == ZERO and inst.srcs[3] == ZERO:
+        if (
+            inst
+            and inst.dsts[0] is p[0]
+            and inst.dsts[1] is p[1]
+            and inst.srcs[2] == ZERO
+            and inst.srcs[3] == ZERO
+        ):
             return inst
         return None
 
@@ -490,8 +528,9 @@ def _sign(is_signed: bool) -> str:
 
 def _two(inst: Inst) -> Pair:
     lo, hi = inst.dsts
-    assert isinstance(lo, Value) and isinstance(hi, Value)
+    assert isinstance(lo, Value)
+    assert isinstance(hi, Value)
     return lo, hi
 
 
-__all__ = ["MASK", "SWAPPED", "Builder", "CB", "Group", "Pair", "resolve", "signed"]
+__all__ = ["CB", "MASK", "SWAPPED", "Builder", "Group", "Pair", "resolve", "signed"]

@@ -1,4 +1,6 @@
-"""PTX to cubin: the whole pipeline, function by function, and the link of each kernel with the functions it calls."""
+"""PTX to cubin: the whole pipeline, function by function, and the link of each kernel with the functions it
+calls.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from gpuvm.compiler.flow import Body, flatten
 from gpuvm.compiler.layout import MAXIMUM_SHARED, Layout, align_up, variable_size
 from gpuvm.compiler.lower import calls, compare, convert, floating, integer, memory, special, sync
 from gpuvm.compiler.lower.core import Lowering
-from gpuvm.compiler.mir import Fn
+from gpuvm.compiler.mir import Fn, Value
 from gpuvm.compiler.optimize import optimize
 from gpuvm.compiler.ptx import ast
 from gpuvm.compiler.ptx.parser import parse
@@ -111,7 +113,9 @@ class _Compiler:
     # ---- shared memory
 
     def _plan_shared(self) -> None:
-        """Places of shared variables: the module's first, then those of device functions, then each kernel's own."""
+        """Places of shared variables: the module's first, then those of device functions, then each kernel's
+        own.
+        """
         named: set[str] = set()
         for body in self.bodies.values():
             for s in self.layout.symbols.values():
@@ -136,13 +140,16 @@ class _Compiler:
             end = align_up(max(self.shared_end.values(), default=0), self.layout.dynamic_align)
             self.shared_end = dict.fromkeys(self.shared_end, end)
         self.dynamic = {
-            name: align_up(end, self.layout.dynamic_align) if dynamic else end for name, end in self.shared_end.items()
+            name: align_up(end, self.layout.dynamic_align) if dynamic else end
+            for name, end in self.shared_end.items()
         }
         self.dynamic_common = max(self.dynamic.values(), default=0)
         for name, end in self.shared_end.items():
             if end > MAXIMUM_SHARED:
                 line = self.bodies[name].function.line
-                raise CompileError(f"{name} needs {end} bytes of shared memory; a block has at most {MAXIMUM_SHARED}", line)
+                raise CompileError(
+                    f"{name} needs {end} bytes of shared memory; a block has at most {MAXIMUM_SHARED}", line
+                )
 
     # ---- code
 
@@ -150,7 +157,7 @@ class _Compiler:
         limit = MAXIMUM_REGISTERS
         if self.options.max_registers:
             limit = min(limit, max(MINIMUM_REGISTERS, self.options.max_registers))
-        if "maxnreg" in f.directives and f.directives["maxnreg"]:
+        if f.directives.get("maxnreg"):
             limit = min(limit, max(MINIMUM_REGISTERS, f.directives["maxnreg"][0]))
         return limit
 
@@ -168,7 +175,7 @@ class _Compiler:
         self.codes[name] = emit(fn, assignment, self.stack)
         self.lowered[name] = low
 
-    def _allocate(self, fn: Fn) -> dict[object, int]:
+    def _allocate(self, fn: Fn) -> dict[Value, int]:
         clobbers: dict[str, tuple[int, int]] = {}
         for callee in fn.calls:
             code = self.codes.get(callee)
@@ -178,7 +185,7 @@ class _Compiler:
                 general, predicates = self._clobbered(callee)
                 clobbers[callee] = general & ~(1 << 1) if self.stack else general, predicates
         fn.reserve_stack_pointer = self.stack
-        return allocate(fn, clobbers)  # type: ignore[return-value]
+        return allocate(fn, clobbers)
 
     def _clobbered(self, name: str) -> tuple[int, int]:
         general = predicates = 0
@@ -219,20 +226,31 @@ class _Compiler:
         stack = CALL_STACK_BYTES if any(n in self.recursive for n in names) else 0
         barriers = max(self.codes[n].barriers for n in names)
         image = KernelImage(
-            name, bytes(code), registers, shared_size=self.shared_end[name], local_size=local_size, stack_size=stack,
-            crs_stack=0, barriers=barriers, parameters=low.param_list, parameter_size=low.param_size,
+            name,
+            bytes(code),
+            registers,
+            shared_size=self.shared_end[name],
+            local_size=local_size,
+            stack_size=stack,
+            crs_stack=0,
+            barriers=barriers,
+            parameters=low.param_list,
+            parameter_size=low.param_size,
             constants=self.codes[name].constants,
-            max_threads=_three(f.directives.get("maxntid")), required_threads=_three(f.directives.get("reqntid")),
+            max_threads=_three(f.directives.get("maxntid")),
+            required_threads=_three(f.directives.get("reqntid")),
             functions={n: (starts[n], 8 * len(self.codes[n].lines)) for n in names[1:]},
         )
         if any(self.lowered[n].used_dynamic for n in names):
             # what the launch adds begins where the code expects it
             image.shared_size = self.dynamic[name]
-        spills = sum(self.codes[n].spills for n in names)
+        spills = 4 * sum(self.codes[n].spill_stores for n in names)
+        loads = 4 * sum(self.codes[n].spill_loads for n in names)
         self.log.append(
             f"ptxas info    : Compiling entry function '{name}' for 'sm_20'\n"
             f"ptxas info    : Function properties for {name}\n"
-            f"    {local_size + stack} bytes stack frame, {spills} bytes spill stores, {spills} bytes spill loads\n"
+            f"    {local_size + stack} bytes stack frame, {spills} bytes spill stores, "
+            f"{loads} bytes spill loads\n"
             f"ptxas info    : Used {registers} registers, {image.shared_size} bytes smem, "
             f"{0x20 + image.parameter_size} bytes cmem[0]"
             + (f", {len(self.layout.constant)} bytes cmem[2]" if self.layout.constant else "")
@@ -254,10 +272,14 @@ class _Compiler:
                             changed = True
             if not changed:
                 break
-        size = max((base[n] + (0 if n in self.recursive else self.codes[n].local_size) for n in names), default=0)
+        size = max(
+            (base[n] + (0 if n in self.recursive else self.codes[n].local_size) for n in names), default=0
+        )
         return base, size
 
-    def _encode(self, line: Line, code: Code, starts: dict[str, int], pc: int, frames: dict[str, int]) -> bytes:
+    def _encode(
+        self, line: Line, code: Code, starts: dict[str, int], pc: int, frames: dict[str, int]
+    ) -> bytes:
         src: tuple[Operand, ...] = line.src
         if line.frame:
             if line.frame.startswith("argument of "):
@@ -266,8 +288,11 @@ class _Compiler:
             else:
                 extra = frames[line.frame]
             src = tuple(
-                replace(s, offset=s.offset + extra) if isinstance(s, Mem)
-                else Imm(s.value + extra) if isinstance(s, Imm) and line.name == "MOV32I" else s
+                replace(s, offset=s.offset + extra)
+                if isinstance(s, Mem)
+                else Imm(s.value + extra)
+                if isinstance(s, Imm) and line.name == "MOV32I"
+                else s
                 for s in src
             )
         if line.label is not None:
@@ -302,9 +327,13 @@ class _Compiler:
             else:
                 init.extend(bytes(-len(init) % s.align))
                 image.init_align = max(image.init_align, s.align)
-                image.data.append(DataImage(s.name, ".nv.global.init", len(init), s.size, s.linkage == "weak"))
+                image.data.append(
+                    DataImage(s.name, ".nv.global.init", len(init), s.size, s.linkage == "weak")
+                )
                 for at, symbol, addend, _generic, shift in s.relocations:
-                    relocations.append((".nv.global.init", len(init) + at, symbol, addend, *self._width(shift)))
+                    relocations.append(
+                        (".nv.global.init", len(init) + at, symbol, addend, *self._width(shift))
+                    )
                 init.extend(s.init)
         image.init = bytes(init)
         for at, symbol, addend, _generic, shift in layout.constant_relocations:
@@ -341,9 +370,13 @@ def _mentions(body: Body, name: str) -> bool:
         for item in block.items:
             if isinstance(item, ast.Instr):
                 for o in item.args:
-                    if (isinstance(o, ast.Name) and o.name == name) or (isinstance(o, ast.Address) and o.base == name):
+                    if (isinstance(o, ast.Name) and o.name == name) or (
+                        isinstance(o, ast.Address) and o.base == name
+                    ):
                         return True
-            elif isinstance(item, ast.Call) and any(isinstance(o, ast.Name) and o.name == name for o in item.arguments):
+            elif isinstance(item, ast.Call) and any(
+                isinstance(o, ast.Name) and o.name == name for o in item.arguments
+            ):
                 return True
     return False
 

@@ -26,9 +26,9 @@ class Kernel:
         Its text section; `offset` is where it starts there (nvcc: always 0).
     code : bytes
         The text section from `offset` on: the kernel and the device functions that it calls.
-    shared_size, local_positive, local_negative, call_stack : int
-        Bytes: static shared memory of a block; local memory of a thread from address 0 up and below the stack pointer's start;
-        reconvergence stack of a warp (0: not said).
+    shared_size, local_positive, local_negative, call_stack : int Bytes: static shared memory of a block;
+        local memory of a thread from address 0 up and below the stack pointer's start; reconvergence stack of
+        a warp (0: not said).
     barriers : int
         Named barriers used.
     parameters : list of (offset, size)
@@ -133,7 +133,9 @@ def read(data: bytes) -> Cubin:
     except CompileError:
         raise
     except Exception as e:  # pyelftools raises what its parts raise on broken files
-        raise CompileError(f"a cubin must be a whole ELF file; this one is broken ({type(e).__name__}: {e})", 0, "cubin") from e
+        raise CompileError(
+            f"a cubin must be a whole ELF file; this one is broken ({type(e).__name__}: {e})", 0, "cubin"
+        ) from e
 
 
 class _Reader:
@@ -143,14 +145,16 @@ class _Reader:
         self.elf: Any = ELFFile(io.BytesIO(data))
         header = self.elf.header
         if header.e_machine not in ("EM_CUDA", MACHINE_CUDA):
-            raise CompileError(f"a cubin is for the machine EM_CUDA (190); this ELF is for {header.e_machine}", 0, "cubin")
+            raise CompileError(
+                f"a cubin is for the machine EM_CUDA (190); this ELF is for {header.e_machine}", 0, "cubin"
+            )
         chip = header.e_flags & 0xFF
         if not 20 <= chip < 30:
             raise CompileError(f"this GPU runs sm_20 code; the cubin is for sm_{chip}", 0, "cubin")
         self.sections: list[Any] = list(self.elf.iter_sections())
         self.limit = len(data)
         self.out = Cubin(wide=self.elf.elfclass == 64)
-        table = self.elf.get_section_by_name(".symtab")
+        table: Any = self.elf.get_section_by_name(".symtab")
         self.symbols: list[Any] = list(table.iter_symbols()) if table is not None else []
 
     def contents(self, section: Any) -> bytes:
@@ -165,7 +169,9 @@ class _Reader:
         texts: dict[int, str] = {}
         for number, s in enumerate(self.sections):
             if s.header.sh_size > MAXIMUM_SECTION:
-                raise CompileError(f"section {s.name} has {s.header.sh_size} bytes, which is too many", 0, "cubin")
+                raise CompileError(
+                    f"section {s.name} has {s.header.sh_size} bytes, which is too many", 0, "cubin"
+                )
             name = s.name
             if name.startswith(".text."):
                 texts[number] = name[6:]
@@ -196,7 +202,11 @@ class _Reader:
             s = self.sections[number]
             code = self.contents(s)
             self.out.kernels[symbol.name] = Kernel(
-                symbol.name, s.name, entry.st_value, code[entry.st_value :], registers=s.header.sh_info >> 24,
+                symbol.name,
+                s.name,
+                entry.st_value,
+                code[entry.st_value :],
+                registers=s.header.sh_info >> 24,
                 barriers=s.header.sh_flags >> 20 & 0x1F,
             )
         elif kind == "STT_OBJECT":
@@ -234,7 +244,9 @@ class _Reader:
             elif number == nvinfo.PARAM_CBANK and len(values) == 2:
                 base = values[1] & 0xFFFF
                 if base != PARAMETER_BASE:
-                    raise CompileError(f"{kernel.name}: sm_20 parameters start at c[0x0][0x20], not {base:#x}", 0, "cubin")
+                    raise CompileError(
+                        f"{kernel.name}: sm_20 parameters start at c[0x0][0x20], not {base:#x}", 0, "cubin"
+                    )
                 kernel.parameter_size = kernel.parameter_size or values[1] >> 16
             elif number == nvinfo.CBANK_PARAM_OFFSETS:
                 offsets = values
@@ -248,7 +260,9 @@ class _Reader:
             kernel.parameters = [ordered[k] for k in sorted(ordered)]
         else:
             ends = [*offsets[1:], kernel.parameter_size]
-            kernel.parameters = [(o, max(0, e - o)) for o, e in zip(offsets, ends, strict=True)] if offsets else []
+            kernel.parameters = (
+                [(o, max(0, e - o)) for o, e in zip(offsets, ends, strict=True)] if offsets else []
+            )
 
     def _module_attributes(self, data: bytes) -> None:
         for number, payload in nvinfo.read(data):
@@ -273,7 +287,9 @@ class _Reader:
             entry = r.entry
             kind = entry.r_info_type
             if entry.r_info_sym >= len(self.symbols):
-                raise CompileError(f"section {s.name} refers to symbol {entry.r_info_sym}, which is not there", 0, "cubin")
+                raise CompileError(
+                    f"section {s.name} refers to symbol {entry.r_info_sym}, which is not there", 0, "cubin"
+                )
             symbol = self.symbols[entry.r_info_sym]
             index = symbol.entry.st_shndx
             if not isinstance(index, int) or index >= len(self.sections):
@@ -287,9 +303,15 @@ class _Reader:
             offset = entry.r_offset
             if offset + size > target.header.sh_size:
                 raise CompileError(f"a relocation in {s.name} lies outside its section", 0, "cubin")
-            addend = entry.r_addend if "r_addend" in entry else int.from_bytes(contents[offset : offset + size], "little")
+            addend = (
+                entry.r_addend
+                if "r_addend" in entry
+                else int.from_bytes(contents[offset : offset + size], "little")
+            )
             self.out.relocations.append(
-                Relocation(place, offset, size, self.sections[index].name, addend + symbol.entry.st_value, shift)
+                Relocation(
+                    place, offset, size, self.sections[index].name, addend + symbol.entry.st_value, shift
+                )
             )
 
 

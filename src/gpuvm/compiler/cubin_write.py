@@ -145,9 +145,23 @@ class _Writer:
             )
             self.section(f".nv.info.{k.name}", PROGBITS, SHF_ALLOC, info=text, align=1)
             if k.shared_size:
-                self.section(f".nv.shared.{k.name}", NOBITS, SHF_ALLOC | SHF_WRITE, size=k.shared_size, info=text, align=16)
+                self.section(
+                    f".nv.shared.{k.name}",
+                    NOBITS,
+                    SHF_ALLOC | SHF_WRITE,
+                    size=k.shared_size,
+                    info=text,
+                    align=16,
+                )
             if k.local_size:
-                self.section(f".nv.local.{k.name}", NOBITS, SHF_ALLOC | SHF_WRITE, size=k.local_size, info=text, align=16)
+                self.section(
+                    f".nv.local.{k.name}",
+                    NOBITS,
+                    SHF_ALLOC | SHF_WRITE,
+                    size=k.local_size,
+                    info=text,
+                    align=16,
+                )
             if k.constants:
                 self.section(f".nv.constant16.{k.name}", PROGBITS, SHF_ALLOC, k.constants, info=text)
         if m.constant2:
@@ -163,13 +177,17 @@ class _Writer:
         text_symbol = {k.name: self.index[f".text.{k.name}"] for k in m.kernels}
         for k in m.kernels:
             for name, (at, size) in k.functions.items():
-                self.symbol_index.setdefault(name, self.symbol(name, text_symbol[k.name], at, size, LOCAL, FUNC))
+                self.symbol_index.setdefault(
+                    name, self.symbol(name, text_symbol[k.name], at, size, LOCAL, FUNC)
+                )
         locals_end = len(self.symbols)
         for k in m.kernels:
             self.symbol_index[k.name] = self.symbol(k.name, text_symbol[k.name], 0, len(k.code), GLOBAL, FUNC)
         for d in m.data:
             bind = WEAK if d.weak else GLOBAL
-            self.symbol_index[d.name] = self.symbol(d.name, self.index[d.section], d.offset, d.size, bind, OBJECT)
+            self.symbol_index[d.name] = self.symbol(
+                d.name, self.index[d.section], d.offset, d.size, bind, OBJECT
+            )
         self._relocations()
         info = bytearray()
         for k in m.kernels:
@@ -186,9 +204,13 @@ class _Writer:
     def _attributes(self, k: KernelImage) -> bytes:
         out = bytearray()
         if k.parameters:
-            out += nvinfo.attribute(nvinfo.CBANK_PARAM_OFFSETS, nvinfo.word_list(*(o for o, _ in k.parameters)))
+            out += nvinfo.attribute(
+                nvinfo.CBANK_PARAM_OFFSETS, nvinfo.word_list(*(o for o, _ in k.parameters))
+            )
         constant0 = self.index[f".nv.constant0.{k.name}"]
-        out += nvinfo.attribute(nvinfo.PARAM_CBANK, nvinfo.word_list(constant0, 0x20 | k.parameter_size << 16))
+        out += nvinfo.attribute(
+            nvinfo.PARAM_CBANK, nvinfo.word_list(constant0, 0x20 | k.parameter_size << 16)
+        )
         out += nvinfo.half(nvinfo.CBANK_PARAM_SIZE, k.parameter_size)
         for n in range(len(k.parameters) - 1, -1, -1):
             out += nvinfo.parameter(n, *k.parameters[n])
@@ -201,7 +223,9 @@ class _Writer:
         return bytes(out)
 
     def _relocations(self) -> None:
-        """REL entries keep the addend in place; RELA entries carry it (bytes of addresses, which have no place for it)."""
+        """REL entries keep the addend in place; RELA entries carry it (bytes of addresses, which have no
+        place for it).
+        """
         by_section: dict[str, list[Relocation]] = {}
         for r in self.module.relocations:
             by_section.setdefault(r.section, []).append(r)
@@ -214,14 +238,29 @@ class _Writer:
                 symbol = self._symbol_of(r.symbol)
                 if r.size in ADDRESS_TYPES:
                     plain += struct.pack("<QQ", r.offset, symbol << 32 | ADDRESS_TYPES[r.size])
-                    data[r.offset : r.offset + r.size] = (r.addend & (1 << 8 * r.size) - 1).to_bytes(r.size, "little")
+                    data[r.offset : r.offset + r.size] = (r.addend & (1 << 8 * r.size) - 1).to_bytes(
+                        r.size, "little"
+                    )
                 else:
-                    with_addend += struct.pack("<QQq", r.offset, symbol << 32 | R_BYTE + r.shift // 8, r.addend)
+                    with_addend += struct.pack(
+                        "<QQq", r.offset, symbol << 32 | R_BYTE + r.shift // 8, r.addend
+                    )
             target.data = bytes(data)
             if plain:
-                self.section(f".rel{name}", REL, 0, bytes(plain), link=3, info=self.index[name], align=8, entry=16)
+                self.section(
+                    f".rel{name}", REL, 0, bytes(plain), link=3, info=self.index[name], align=8, entry=16
+                )
             if with_addend:
-                self.section(f".rela{name}", RELA, 0, bytes(with_addend), link=3, info=self.index[name], align=8, entry=24)
+                self.section(
+                    f".rela{name}",
+                    RELA,
+                    0,
+                    bytes(with_addend),
+                    link=3,
+                    info=self.index[name],
+                    align=8,
+                    entry=24,
+                )
 
     def _symbol_of(self, name: str) -> int:
         if name == "$constant2":
@@ -249,13 +288,39 @@ class _Writer:
                 at += pad
             offset = at if s.type else 0
             headers += struct.pack(
-                "<IIQQQQIIQQ", shnames.at[s.name], s.type, s.flags, 0, offset, s.size, s.link, s.info, s.align, s.entry
+                "<IIQQQQIIQQ",
+                shnames.at[s.name],
+                s.type,
+                s.flags,
+                0,
+                offset,
+                s.size,
+                s.link,
+                s.info,
+                s.align,
+                s.entry,
             )
             if s.type != NOBITS:
                 body += s.data
                 at += len(s.data)
         ident = b"\x7fELF" + bytes((2, 1, 1, OSABI, ABIVERSION)) + bytes(7)
-        elf = struct.pack("<16sHHIQQQIHHHHHH", ident, 2, MACHINE_CUDA, 1, 0, 0, 64, FLAGS, 64, 56, 0, 64, len(self.sections), 1)
+        elf = struct.pack(
+            "<16sHHIQQQIHHHHHH",
+            ident,
+            2,
+            MACHINE_CUDA,
+            1,
+            0,
+            0,
+            64,
+            FLAGS,
+            64,
+            56,
+            0,
+            64,
+            len(self.sections),
+            1,
+        )
         return elf + bytes(headers) + bytes(body)
 
 

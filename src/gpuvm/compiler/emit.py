@@ -1,7 +1,8 @@
-"""Allocated blocks to lines of machine code: pseudo operations expand, branches and the reconvergence stack are laid out.
+"""Allocated blocks to lines of machine code: pseudo operations expand, branches and the reconvergence stack
+are laid out.
 
-A line is an instruction whose target is still a label and whose local addresses are still relative to the function's
-frame; `link` makes words of it.
+A line is an instruction whose target is still a label and whose local addresses are still relative to the
+function's frame; `link` makes words of it.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Code:
     barriers: int
     calls: list[str]
     uses_stack: bool
-    spills: int = 0
-    reconverge_depth: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
     constants: bytes = b""
 
 
@@ -87,6 +88,7 @@ class Emitter:
         self.lines: list[Line] = []
         self.labels: dict[int, int] = {}
         self.general = 0
+        self.spills = [0, 0]
         self.predicates = 0
         self.frame_size = fn.local_size + 15 & ~15
         self.plan: Plan = plan(fn)
@@ -202,7 +204,11 @@ class Emitter:
     def move_predicate(self, inst: Inst) -> None:
         d = inst.dsts[0]
         assert isinstance(d, Value)
-        self.put(Line("PSETP", (self.predicate(d), TRUE_PRED), (self.predicate(inst.srcs[0]), TRUE_PRED, TRUE_PRED)))
+        self.put(
+            Line(
+                "PSETP", (self.predicate(d), TRUE_PRED), (self.predicate(inst.srcs[0]), TRUE_PRED, TRUE_PRED)
+            )
+        )
 
     def special_register(self, inst: Inst) -> None:
         name = str(inst.mods["special"])
@@ -218,12 +224,21 @@ class Emitter:
         spill = mods.pop("spill", False)
         framed = mods.pop("frame", False)
         callee = str(mods.pop("callee", ""))
-        space = {"LDL": "local", "STL": "local", "LDS": "shared", "STS": "shared", "LDSLK": "shared", "STSUL": "shared",
-                 "LDC": "const"}.get(inst.op, "generic")
+        space = {
+            "LDL": "local",
+            "STL": "local",
+            "LDS": "shared",
+            "STS": "shared",
+            "LDSLK": "shared",
+            "STSUL": "shared",
+            "LDC": "const",
+        }.get(inst.op, "generic")
         base = inst.srcs[0]
         wide = bool(mods.get("e"))
         register = self.register(base, 2 if wide else 1)
         frame = ""
+        if spill:
+            self.spills[inst.op == "LDL"] += 1
         if spill or framed:
             if self.fn.uses_stack:
                 register = Reg(STACK_POINTER)
@@ -257,7 +272,8 @@ class Emitter:
             a, b = b, a
         name = "IADD32I" if isinstance(b, RawImm) and not fits_immediate("i", b.value) else "IADD"
         if isinstance(b, RawImm) and neg and b.value:
-            # a - constant with carry: the constant's complement would need the carry too; keep the chip's own negation
+            # a - constant with carry: the constant's complement would need the carry too; keep the chip's own
+            # negation
             assert fits_immediate("i", b.value)
         dst = self.register(d) if isinstance(d, Value) else Reg(RZ)
         self.put(Line(name, (dst,), (self.operand(a), self.operand(b, neg)), dict(mods)))
@@ -268,13 +284,16 @@ class Emitter:
         kind = inst.mods["atype"]
         types: dict[str, Mod] = {"atype": kind, "btype": kind}
         ra, rb = self.operand(a), self.operand(b)
-        assert isinstance(lo, Value) and isinstance(hi, Value)
+        assert isinstance(lo, Value)
+        assert isinstance(hi, Value)
         if clo == ZERO and chi == ZERO:
             self.put(Line("IMUL", (self.register(lo),), (ra, rb), dict(types)))
             self.put(Line("IMUL", (self.register(hi),), (ra, rb), {**types, "hi": True}))
             return
         self.put(Line("IMAD", (self.register(lo),), (ra, rb, self.operand(clo)), {**types, "cc": True}))
-        self.put(Line("IMAD", (self.register(hi),), (ra, rb, self.operand(chi)), {**types, "hi": True, "x": True}))
+        self.put(
+            Line("IMAD", (self.register(hi),), (ra, rb, self.operand(chi)), {**types, "hi": True, "x": True})
+        )
 
     def addc(self, inst: Inst) -> None:
         a, b, carry = inst.srcs
@@ -291,9 +310,18 @@ class Emitter:
 
     def barrier(self, inst: Inst) -> None:
         which, count, *rest = inst.srcs
-        src: list[Operand] = [Imm(s.value) if isinstance(s, RawImm) else self.register(s) for s in (which, count)]
+        src: list[Operand] = [
+            Imm(s.value) if isinstance(s, RawImm) else self.register(s) for s in (which, count)
+        ]
         if inst.op == "BARRED":
-            self.put(Line("BAR", self.destination(inst), (*src, self.predicate(rest[0])), {"mode": "RED", **inst.mods}))
+            self.put(
+                Line(
+                    "BAR",
+                    self.destination(inst),
+                    (*src, self.predicate(rest[0])),
+                    {"mode": "RED", **inst.mods},
+                )
+            )
         else:
             self.put(Line("BAR", (), tuple(src), dict(inst.mods)))
 
@@ -325,7 +353,12 @@ class Emitter:
                 self.labels[trampoline(n)] = len(self.lines)
                 previous = self.lines[-1] if self.lines else None
                 self.put(Line("NOP", sync=True))
-                if previous is not None and previous.name == "NOP" and previous.sync and previous.label is None:
+                if (
+                    previous is not None
+                    and previous.name == "NOP"
+                    and previous.sync
+                    and previous.label is None
+                ):
                     pass
             self.labels[n] = len(self.lines)
             b = fn.blocks[n]
@@ -335,8 +368,18 @@ class Emitter:
                 self.put(Line(kind, label=trampoline(target) if through else target))
             self.end(n, following[n], joins)
         return Code(
-            fn.name, self.lines, self.labels, max(self.general.bit_length(), 2 if self.stack else 1), self.general,
-            self.predicates, self.frame_size, fn.barriers, list(dict.fromkeys(fn.calls)), fn.uses_stack,
+            fn.name,
+            self.lines,
+            self.labels,
+            max(self.general.bit_length(), 2 if self.stack else 1),
+            self.general,
+            self.predicates,
+            self.frame_size,
+            fn.barriers,
+            list(dict.fromkeys(fn.calls)),
+            fn.uses_stack,
+            spill_stores=self.spills[0],
+            spill_loads=self.spills[1],
             constants=bytes(fn.constants),
         )
 
@@ -401,9 +444,13 @@ class Emitter:
             for side in t.targets:
                 s = fn.blocks[side]
                 if (
-                    (n, side) not in self.plan.breaks and len(preds[side]) == 1 and side not in self.plan.pushes
-                    and s.term.kind == "jump" and (side, s.term.targets[0]) in self.plan.breaks
-                    and t.targets[0] != t.targets[1] and guardable(s, self.assignment, register, TAIL)
+                    (n, side) not in self.plan.breaks
+                    and len(preds[side]) == 1
+                    and side not in self.plan.pushes
+                    and s.term.kind == "jump"
+                    and (side, s.term.targets[0]) in self.plan.breaks
+                    and t.targets[0] != t.targets[1]
+                    and guardable(s, self.assignment, register, TAIL)
                     and not self.inlined & set(t.targets)
                 ):
                     self.inlined.add(side)
@@ -425,9 +472,7 @@ class Emitter:
             self.jump(n, no, following, joins)
             return
         breaks = [(n, x) in self.plan.breaks for x in (yes, no)]
-        if breaks[1] and not breaks[0]:
-            yes, no, p = no, yes, Pred(p.index, not p.inv)
-        elif not breaks[0] and self.fall(n, yes, following, joins):
+        if (breaks[1] and not breaks[0]) or (not breaks[0] and self.fall(n, yes, following, joins)):
             yes, no, p = no, yes, Pred(p.index, not p.inv)
         if (n, yes) in self.plan.breaks:
             self.put(Line("BRK", guard=p, line=t.line))
@@ -443,11 +488,24 @@ def trampoline(n: int) -> int:
 
 
 _SPECIAL = {
-    "MOV": Emitter.move, "COPY": Emitter.move, "PMOV": Emitter.move_predicate, "S2R": Emitter.special_register,
-    "CLOCK": Emitter.special_register, "LOCALBASE": Emitter.local_base,
-    **dict.fromkeys(("LD", "ST", "LDL", "STL", "LDS", "STS", "LDC", "LDSLK", "STSUL", "ATOM", "RED"), Emitter.memory),
-    "ADD64": Emitter.add64, "MAD64": Emitter.mad64, "ADDC": Emitter.addc, "BAR": Emitter.barrier, "BARRED": Emitter.barrier,
-    "CAL": Emitter.call, "BPT": Emitter.breakpoint, "ENTER": Emitter.nothing, "LEAVE": Emitter.nothing,
+    "MOV": Emitter.move,
+    "COPY": Emitter.move,
+    "PMOV": Emitter.move_predicate,
+    "S2R": Emitter.special_register,
+    "CLOCK": Emitter.special_register,
+    "LOCALBASE": Emitter.local_base,
+    **dict.fromkeys(
+        ("LD", "ST", "LDL", "STL", "LDS", "STS", "LDC", "LDSLK", "STSUL", "ATOM", "RED"), Emitter.memory
+    ),
+    "ADD64": Emitter.add64,
+    "MAD64": Emitter.mad64,
+    "ADDC": Emitter.addc,
+    "BAR": Emitter.barrier,
+    "BARRED": Emitter.barrier,
+    "CAL": Emitter.call,
+    "BPT": Emitter.breakpoint,
+    "ENTER": Emitter.nothing,
+    "LEAVE": Emitter.nothing,
 }
 
 

@@ -10,8 +10,8 @@ class CompileError(Exception):
     ----------
     line : int
         Line of the PTX text, counted from 1; 0 if the error belongs to no line.
-    kind : str
-        "syntax" (not PTX), "unsupported" (PTX that Fermi cannot do), "link" (a symbol is missing), "cubin" (bad ELF).
+    kind : str "syntax" (not PTX), "unsupported" (PTX that Fermi cannot do), "link" (a symbol is missing),
+        "cubin" (bad ELF).
     """
 
     def __init__(self, message: str, line: int = 0, kind: str = "syntax") -> None:

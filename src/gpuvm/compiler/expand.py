@@ -46,8 +46,12 @@ def library_call(i: ast.Instr) -> str:
 
 def _atomic(i: ast.Instr) -> str:
     kind = i.mods[-1]
-    op = next((m for m in i.mods if m in ("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas")), "")
-    space = next((m.partition("::")[0] for m in i.mods if m.partition("::")[0] in ("global", "shared")), "generic")
+    op = next(
+        (m for m in i.mods if m in ("add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas")), ""
+    )
+    space = next(
+        (m.partition("::")[0] for m in i.mods if m.partition("::")[0] in ("global", "shared")), "generic"
+    )
     if "v2" in i.mods or "v4" in i.mods or not op or not library.supported(op, kind):
         raise unsupported(i.text, i.line, "the chip has no such atomic operation and none can be made of it")
     if space == "global" and library.native_global(op, kind):
@@ -131,16 +135,25 @@ class Expander:
         elif name == "gpuvm_udiv64":
             self._divide64(body, i, name, out)
         else:
-            arguments: list[ast.Name | ast.Number] = [ast.Number(1.0)] if name.startswith("gpuvm_div") and i.op == "rcp" else []
+            arguments: list[ast.Name | ast.Number] = (
+                [ast.Number(1.0)] if name.startswith("gpuvm_div") and i.op == "rcp" else []
+            )
             d = i.args[0]
             for a in i.args[1:]:
                 if not isinstance(a, ast.Name | ast.Number):
                     raise CompileError(f"{i.text}: an operand has the wrong form", i.line)
                 arguments.append(a)
-            self._invoke(body, name, arguments, [d], i.line, out)  # type: ignore[arg-type]
+            if not isinstance(d, ast.Name):
+                raise CompileError(f"{i.text}: the result must be a register", i.line)
+            self._invoke(body, name, arguments, [d], i.line, out)
 
     def _invoke(
-        self, body: Body, name: str, arguments: list[ast.Name | ast.Number], results: list[ast.Name], line: int,
+        self,
+        body: Body,
+        name: str,
+        arguments: list[ast.Name | ast.Number],
+        results: list[ast.Name],
+        line: int,
         out: list[Item],
     ) -> None:
         """A call with arguments and results in registers, whichever way the function declares them."""
@@ -169,6 +182,8 @@ class Expander:
         return name
 
     def _divide64(self, body: Body, i: ast.Instr, name: str, out: list[Item]) -> None:
+        if len(i.args) != 3:
+            raise CompileError(f"{i.text} takes 3 operands, not {len(i.args)}", i.line)
         d, x, y = i.args
         sign = i.mods[-1] == "s64"
         quotient = i.op == "div"
@@ -177,7 +192,8 @@ class Expander:
         def put(op: str, mods: str, *args: ast.Operand) -> None:
             out.append(ast.Instr(op, tuple(mods.split(".")), args, line))
 
-        assert isinstance(d, ast.Name)
+        if not isinstance(d, ast.Name):
+            raise CompileError(f"{i.text}: the result must be a register", i.line)
         if not sign:
             results = [d, ast.Name("_")] if quotient else [ast.Name("_"), d]
             self._invoke(body, name, [x, y], results, line, out)  # type: ignore[list-item]
@@ -216,7 +232,8 @@ class Expander:
         if {"acq_rel", "release"} & set(i.mods):
             out.append(ast.Instr("membar", ("gl",), (), i.line))
         d = i.args[0] if result else ast.Name("_")
-        assert isinstance(d, ast.Name)
+        if not isinstance(d, ast.Name):
+            raise CompileError(f"{i.text}: the result must be a register", i.line)
         if d.name == "_":
             d = ast.Name(self._temporary(body, f"b{type_size(kind) * 8}"))
         self._invoke(body, name, [pointer, *operands], [d], i.line, out)
@@ -253,7 +270,9 @@ class Expander:
         """Replace a call by a copy of the function's blocks."""
         f = callee.function
         if len(call.arguments) != len(f.params) or len(call.returns) != len(f.returns):
-            raise CompileError(f"{f.name} takes {len(f.params)} arguments and returns {len(f.returns)} values", call.line)
+            raise CompileError(
+                f"{f.name} takes {len(f.params)} arguments and returns {len(f.returns)} values", call.line
+            )
         self.counter += 1
         prefix = f"${self.counter}."
         own = callee.registers.keys() | callee.variables.keys()
@@ -276,15 +295,23 @@ class Expander:
         block.items = block.items[:at] + entry
         block.end = End("jump", [first], line=call.line)
         leave: list[Item] = []
-        for v, r in zip(f.returns, call.returns, strict=True):
-            if r == "_":
+        for v, to in zip(f.returns, call.returns, strict=True):
+            if to == "_":
                 continue
             if v.space == "reg":
-                leave.append(ast.Instr("mov", (_plain(v.type),), (ast.Name(r), ast.Name(prefix + v.name)), call.line))
-            elif r in body.registers:
-                leave.append(ast.Instr("ld", ("param", v.type), (ast.Name(r), ast.Address(prefix + v.name)), call.line))
+                leave.append(
+                    ast.Instr("mov", (v.type,), (ast.Name(to), ast.Name(prefix + v.name)), call.line)
+                )
+            elif to in body.registers:
+                leave.append(
+                    ast.Instr(
+                        "ld", ("param", v.type), (ast.Name(to), ast.Address(prefix + v.name)), call.line
+                    )
+                )
             else:
-                leave.extend(Copy(f"{r}#{k}", f"{prefix}{v.name}#{k}", call.line) for k in range(word_count(v)))
+                leave.extend(
+                    Copy(f"{to}#{k}", f"{prefix}{v.name}#{k}", call.line) for k in range(word_count(v))
+                )
         body.blocks[after].items = leave + body.blocks[after].items
 
     def _bind(
@@ -292,16 +319,12 @@ class Expander:
     ) -> None:
         buffer = isinstance(a, ast.Name) and a.name in body.variables and a.name not in body.registers
         if p.space == "reg":
-            out.append(ast.Instr("mov", (_plain(p.type),), (ast.Name(name), a), line))
+            out.append(ast.Instr("mov", (p.type,), (ast.Name(name), a), line))
         elif buffer:
             assert isinstance(a, ast.Name)
             out.extend(Copy(f"{name}#{k}", f"{a.name}#{k}", line) for k in range(word_count(p)))
         else:
             out.append(ast.Instr("st", ("param", p.type), (ast.Address(name), a), line))
-
-
-def _plain(kind: str) -> str:
-    return kind
 
 
 def replace_name(v: ast.Variable, name: str) -> ast.Variable:

@@ -1,4 +1,6 @@
-"""After register allocation: trivial copies go, short blocks become guarded instructions, empty blocks vanish."""
+"""After register allocation: trivial copies go, short blocks become guarded instructions, empty blocks
+vanish.
+"""
 
 from __future__ import annotations
 
@@ -115,11 +117,17 @@ def _convert(fn: Fn, assignment: dict[Value, int]) -> bool:
         else:
             y, n = fn.blocks[yes], fn.blocks[no]
             if (
-                yes != no and yes != b.id and no != b.id
-                and len(preds[yes]) == 1 and len(preds[no]) == 1
-                and y.term.kind == "jump" and n.term.kind == "jump" and y.term.targets == n.term.targets
+                yes != no
+                and yes != b.id
+                and no != b.id
+                and len(preds[yes]) == 1
+                and len(preds[no]) == 1
+                and y.term.kind == "jump"
+                and n.term.kind == "jump"
+                and y.term.targets == n.term.targets
                 and len(y.insts) + len(n.insts) <= limit
-                and guardable(y, assignment, register, limit) and guardable(n, assignment, register, limit)
+                and guardable(y, assignment, register, limit)
+                and guardable(n, assignment, register, limit)
             ):
                 join = y.term.targets[0]
                 _guard_all(b, y, p, flipped)

@@ -1,7 +1,9 @@
-"""A PTX body as basic blocks of not-yet-SSA instructions: scopes flattened, labels resolved, guards made control flow.
+"""A PTX body as basic blocks of not-yet-SSA instructions: scopes flattened, labels resolved, guards made
+control flow.
 
-A guarded instruction that writes no register stays in its block and keeps its guard; any other becomes a small block of
-its own behind a branch (short blocks turn into guarded instructions again after register allocation).
+A guarded instruction that writes no register stays in its block and keeps its guard; any other becomes a
+small block of its own behind a branch (short blocks turn into guarded instructions again after register
+allocation).
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ Item = ast.Instr | ast.Call | Select | Copy
 
 @dataclass(slots=True)
 class End:
-    """How a block ends; kinds as in `mir.Term`, with the predicate's register name and "select" (var `cmp` value)."""
+    """How a block ends; kinds as in `mir.Term`, with the predicate's register name and "select" (var `cmp`
+    value).
+    """
 
     kind: str
     targets: list[int] = field(default_factory=list)
@@ -80,7 +84,9 @@ class Body:
 
 
 # Instructions without a result that carry their guard themselves.
-GUARDABLE = frozenset(("st", "_stsul", "membar", "fence", "prefetch", "prefetchu", "discard", "applypriority"))
+GUARDABLE = frozenset(
+    ("st", "_stsul", "membar", "fence", "prefetch", "prefetchu", "discard", "applypriority")
+)
 FLOW = frozenset(("bra", "brx", "ret", "exit", "trap"))
 
 
@@ -115,7 +121,7 @@ class _Flattener:
             if found is not None:
                 return found
         stem = name.rstrip("0123456789")
-        digits = name[len(stem):]
+        digits = name[len(stem) :]
         for k in range(len(self.family) - 1, -1, -1):
             families = self.family[k]
             # `%r<10>` declares %r0 .. %r9; a stem may itself end in digits
@@ -237,7 +243,11 @@ class _Flattener:
         if self.guarded is not None and self.guarded[:2] == (guard, inverted):
             inner, after = self.guarded[2:]
             block = self.body.blocks[inner]
-            if self.current == after and not self.body.blocks[after].items and not _writes(block.items[-1], guard):
+            if (
+                self.current == after
+                and not self.body.blocks[after].items
+                and not _writes(block.items[-1], guard)
+            ):
                 block.items.extend(items)
                 return
         inner = self.body.add()
@@ -289,7 +299,9 @@ class _Flattener:
             return
         after = self.body.add()
         if end.kind == "jump":
-            self.close(End("branch", [end.targets[0], after], guard, s.guard_not, uniform=end.uniform, line=s.line))
+            self.close(
+                End("branch", [end.targets[0], after], guard, s.guard_not, uniform=end.uniform, line=s.line)
+            )
         else:
             inner = self.body.add(end)
             self.close(End("branch", [inner, after], guard, s.guard_not, uniform=end.uniform, line=s.line))

@@ -1,4 +1,5 @@
-"""Graph facts that several passes need: orders, dominators, strongly connected components. Nodes are 0..n-1."""
+"""Graph facts that several passes need: orders, dominators, strongly connected components. Nodes are 0..n-1.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def predecessors(succs: Adjacency, nodes: Iterable[int] | None = None) -> list[l
 
 
 def dominators(succs: Adjacency, root: int) -> tuple[list[int], list[int]]:
-    """Immediate dominators (-1 for the root and unreachable nodes) and the reverse postorder they were found in."""
+    """Immediate dominators (-1 for the root and unreachable nodes) and the reverse postorder they were found
+    in.
+    """
     order = reverse_postorder(succs, root)
     number = {node: k for k, node in enumerate(order)}
     preds = predecessors(succs, order)

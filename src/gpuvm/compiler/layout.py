@@ -1,7 +1,8 @@
-"""Where a module's variables live: shared offsets, constant bank 2, global data, and the table of addresses c[0xe].
+"""Where a module's variables live: shared offsets, constant bank 2, global data, and the table of addresses
+c[0xe].
 
-Shared and constant variables get their final places before any code is made, so code uses plain numbers. The address of
-a global variable is known only to the loader: code reads it from c[0xe], which relocations fill.
+Shared and constant variables get their final places before any code is made, so code uses plain numbers. The
+address of a global variable is known only to the loader: code reads it from c[0xe], which relocations fill.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ ADDRESS_BANK = 0xE
 LITERAL_BANK = 0x10
 MAXIMUM_SHARED = 48 << 10
 MAXIMUM_CONSTANT = 64 << 10
+MAXIMUM_GLOBAL = 6 << 30
+MAXIMUM_INITIALISED = 256 << 20
 MAXIMUM_PARAMETERS = 4096 - PARAMETER_BASE
 
 
@@ -103,6 +106,17 @@ class Layout:
         if known is not None and (known.defined and v.linkage != "extern"):
             raise CompileError(f"{v.name} is defined twice", v.line)
         size = variable_size(v)
+        limit = (
+            MAXIMUM_CONSTANT
+            if v.space == "const"
+            else MAXIMUM_SHARED
+            if v.space == "shared"
+            else MAXIMUM_GLOBAL
+        )
+        if size > limit or (v.init is not None and size > MAXIMUM_INITIALISED):
+            raise CompileError(
+                f"{v.name} has {size} bytes; a .{v.space} variable has at most {limit}", v.line
+            )
         init, relocations = initial_bytes(v)
         s = Symbol(v.name, v.space, size, v.align, init=init, relocations=relocations, linkage=v.linkage)
         if v.space == "const":
@@ -114,7 +128,9 @@ class Layout:
                 self.constant.extend(init or bytes(size))
                 self.constant_relocations.extend((s.offset + r[0], *r[1:]) for r in relocations)
                 if len(self.constant) > MAXIMUM_CONSTANT:
-                    raise CompileError(f"constant variables need {len(self.constant)} bytes; the chip has 65536", v.line)
+                    raise CompileError(
+                        f"constant variables need {len(self.constant)} bytes; the chip has 65536", v.line
+                    )
         elif v.space == "shared":
             if init is not None:
                 raise CompileError(f"{v.name}: shared memory cannot be initialised", v.line)
@@ -125,7 +141,9 @@ class Layout:
                 s.offset = align_up(self.shared_end, v.align)
                 self.shared_end = s.offset + size
                 if self.shared_end > MAXIMUM_SHARED:
-                    raise CompileError(f"shared variables need {self.shared_end} bytes; the chip has 49152", v.line)
+                    raise CompileError(
+                        f"shared variables need {self.shared_end} bytes; the chip has 49152", v.line
+                    )
         elif v.linkage == "extern":
             s.defined = False
         self.symbols[v.name] = s

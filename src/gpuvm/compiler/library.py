@@ -1,7 +1,7 @@
 """The compiler's own PTX library: functions that stand for instructions the chip has not.
 
-`library.ptx` is made from `library.cu`; atomics that the chip lacks are loops written here, one function for each
-combination of space, operation and type.
+`library.ptx` is made from `library.cu`; atomics that the chip lacks are loops written here, one function for
+each combination of space, operation and type.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ _NEW_VALUE = {
     "xor": "xor.{b} %s, %r, %v;",
     "exch": "mov.{b} %s, %v;",
     "inc": "setp.ge.{t} %q, %r, %v;\n add.{t} %s, %r, 1;\n selp.{b} %s, 0, %s, %q;",
-    "dec": "setp.eq.{t} %q, %r, 0;\n setp.gt.or.{t} %q, %r, %v, %q;\n sub.{t} %s, %r, 1;\n selp.{b} %s, %v, %s, %q;",
+    "dec": (
+        "setp.eq.{t} %q, %r, 0;\n setp.gt.or.{t} %q, %r, %v, %q;\n sub.{t} %s, %r, 1;\n"
+        " selp.{b} %s, %v, %s, %q;"
+    ),
     "cas": "setp.eq.{b} %q, %r, %v;\n selp.{b} %s, %w, %r, %q;",
 }
 _SUPPORTED = {
-    "add": "u32 s32 u64 s64 f32 f64", "min": "u32 s32 u64 s64", "max": "u32 s32 u64 s64", "inc": "u32", "dec": "u32",
-    "and": "b32 b64", "or": "b32 b64", "xor": "b32 b64", "exch": "b32 b64", "cas": "b32 b64",
+    "add": "u32 s32 u64 s64 f32 f64", "min": "u32 s32 u64 s64", "max": "u32 s32 u64 s64",
+    "inc": "u32", "dec": "u32", "and": "b32 b64", "or": "b32 b64", "xor": "b32 b64",
+    "exch": "b32 b64", "cas": "b32 b64",
 }  # fmt: skip
 
 
@@ -40,9 +44,10 @@ def supported(op: str, kind: str) -> bool:
     return kind in _SUPPORTED.get(op, "").split()
 
 
-# Single precision: exact where no intermediate result leaves the normal range (which `test` says), else in double
-# precision. Two Newton steps make the reciprocal good enough that one correction rounds every quotient right: checked for
-# all divisors against the quotients nearest to a tie. The root was checked for all arguments.
+# Single precision: exact where no intermediate result leaves the normal range (which `test` says), else in
+# double precision. Two Newton steps make the reciprocal good enough that one correction rounds every quotient
+# right: checked for all divisors against the quotients nearest to a tie. The root was checked for all
+# arguments.
 _DIVISION = """
 rcp.approx.ftz.f32 %r, %y; neg.f32 %n, %y;
 fma.rn.f32 %e, %n, %r, 0f3F800000; fma.rn.f32 %r, %r, %e, %r;
@@ -79,9 +84,9 @@ def _single(name: str) -> str:
     own = "".join(f" .reg .f32 {r};" for r in ("%x", "%y") if r not in params)
     ftz = ".ftz" if mode == "ftz" else ""
     return (
-        _HEADER.format(bits=64)
-        + f".func (.reg .f32 %d) {name} ({params.format(reg='.reg .f32')})\n{{\n.reg .f32 %r, %n, %e, %q;{own} .reg .b32 %b;"
-        f" .reg .pred %p;\n{fast}\n@%p bra done;\n_{op}{ftz}.rn.f32 %d, {operands};\ndone: ret;\n}}"
+        _HEADER.format(bits=64) + f".func (.reg .f32 %d) {name} ({params.format(reg='.reg .f32')})\n{{\n"
+        f".reg .f32 %r, %n, %e, %q;{own} .reg .b32 %b; .reg .pred %p;\n"
+        f"{fast}\n@%p bra done;\n_{op}{ftz}.rn.f32 %d, {operands};\ndone: ret;\n}}"
     )
 
 
@@ -105,9 +110,9 @@ def function(name: str, address_bits: int) -> ast.Function:
 def _atomic(name: str, space: str, op: str, kind: str, address_bits: int) -> str:
     """A function that does one atomic operation and returns the old value.
 
-    Shared memory: load and lock, store and unlock, again where the lock was taken. The successful threads of a warp store
-    before any thread tries again, so they cannot wait for each other. Global memory: compare and swap until nobody came
-    between. Generic: whichever the address says.
+    Shared memory: load and lock, store and unlock, again where the lock was taken. The successful threads of
+    a warp store before any thread tries again, so they cannot wait for each other. Global memory: compare and
+    swap until nobody came between. Generic: whichever the address says.
     """
     bits = kind[1:]
     address = f"b{address_bits}"
@@ -120,7 +125,10 @@ def _atomic(name: str, space: str, op: str, kind: str, address_bits: int) -> str
         "{",
         f".reg .pred %p, %q;\n.reg .b{bits} %s, %o;\n.reg .{address} %l;",
     ]
-    shared = f"again:\n _ldslk.b{bits} %p, %r, [%l];\n {compute}\n @%p _stsul.b{bits} [%l], %s;\n @!%p bra again;\n ret;"
+    shared = (
+        f"again:\n _ldslk.b{bits} %p, %r, [%l];\n {compute}\n"
+        f" @%p _stsul.b{bits} [%l], %s;\n @!%p bra again;\n ret;"
+    )
     native = kind in _NATIVE_GLOBAL.get(op, "").split()
     if native:
         extra = ", %w" if op == "cas" else ""
@@ -128,7 +136,8 @@ def _atomic(name: str, space: str, op: str, kind: str, address_bits: int) -> str
     else:
         other = (
             f" ld.volatile.global.b{bits} %r, [%a];\nretry:\n mov.b{bits} %o, %r;\n {compute}\n"
-            f" atom.global.cas.b{bits} %r, [%a], %o, %s;\n setp.ne.b{bits} %p, %r, %o;\n @%p bra retry;\n ret;"
+            f" atom.global.cas.b{bits} %r, [%a], %o, %s;\n"
+            f" setp.ne.b{bits} %p, %r, %o;\n @%p bra retry;\n ret;"
         )
     if space == "shared":
         lines.append(f" mov.{address} %l, %a;\n{shared}")
@@ -136,16 +145,24 @@ def _atomic(name: str, space: str, op: str, kind: str, address_bits: int) -> str
         lines.append(other)
     else:
         lines.append(
-            f" isspacep.shared %p, %a;\n @!%p bra elsewhere;\n cvta.to.shared.u{address_bits} %l, %a;\n{shared}\n"
-            f"elsewhere:\n{other}"
+            f" isspacep.shared %p, %a;\n @!%p bra elsewhere;\n cvta.to.shared.u{address_bits} %l, %a;\n"
+            f"{shared}\nelsewhere:\n{other}"
         )
     lines.append("}")
     return "\n".join(lines)
 
 
 _NATIVE_GLOBAL = {
-    "add": "u32 s32 u64 s64 f32", "min": "u32 s32", "max": "u32 s32", "inc": "u32", "dec": "u32", "and": "b32", "or": "b32",
-    "xor": "b32", "exch": "b32 b64", "cas": "b32 b64",
+    "add": "u32 s32 u64 s64 f32",
+    "min": "u32 s32",
+    "max": "u32 s32",
+    "inc": "u32",
+    "dec": "u32",
+    "and": "b32",
+    "or": "b32",
+    "xor": "b32",
+    "exch": "b32 b64",
+    "cas": "b32 b64",
 }
 
 
@@ -161,7 +178,8 @@ def build() -> None:
     from gpuvm.compiler.nvrtc import compile_cuda
 
     here = Path(__file__).parent
-    ptx, _ = compile_cuda((here / "library.cu").read_bytes(), "library.cu", ["--relocatable-device-code=true"])
+    ptx, _ = compile_cuda(
+        (here / "library.cu").read_bytes(), "library.cu", ["--relocatable-device-code=true"]
+    )
     lines = [line for line in ptx.splitlines() if not line.startswith("//") and line.strip()]
     (here / "library.ptx").write_text("\n".join(lines) + "\n")
-

@@ -1,20 +1,23 @@
 """The compiler's one intermediate form: Fermi instructions over virtual registers in SSA, in basic blocks.
 
-Every value is one 32-bit word or one predicate. An operand that the chip wants in an aligned pair or quad is a tuple of
-values (a group). Operands that are constants stay constants (`Imm`, `CB`) until `legalize` finds that a slot cannot hold
-them. Operations are the chip's own names plus the pseudo operations listed in `ops.py`, which expand at emission.
+Every value is one 32-bit word or one predicate. An operand that the chip wants in an aligned pair or quad is
+a tuple of values (a group). Operands that are constants stay constants (`Imm`, `CB`) until `legalize` finds
+that a slot cannot hold them. Operations are the chip's own names plus the pseudo operations listed in
+`ops.py`, which expand at emission.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
+from typing import TypeAlias
 
 NEG, ABS, INV = 1, 2, 4
 
 
 class Value:
-    """A virtual register. `kind` is "r" (32-bit general) or "p" (predicate). `fixed` is a forced physical register."""
+    """A virtual register. `kind` is "r" (32-bit general) or "p" (predicate). `fixed` is a forced physical
+    register.
+    """
 
     __slots__ = ("fixed", "forward", "id", "inst", "kind")
 
@@ -83,10 +86,10 @@ class SymbolWord:
 TRUE, FALSE = PredConst(True), PredConst(False)
 ZERO = Imm(0)
 
-Group = tuple["Src", ...]
-Src = Union[Value, Imm, CB, PredConst, NotP, SymbolWord, Group]
-Dst = Union[Value, tuple[Value, ...]]
-Mod = Union[int, bool, str]
+Group: TypeAlias = tuple["Src", ...]
+Src: TypeAlias = "Value | Imm | CB | PredConst | NotP | SymbolWord | Group"
+Dst: TypeAlias = "Value | tuple[Value, ...]"
+Mod: TypeAlias = int | bool | str
 
 
 class Inst:
@@ -141,7 +144,8 @@ class Phi:
 class Term:
     """How a block ends.
 
-    `kind`: "jump" (one target), "branch" (targets[0] if `pred` else targets[1]), "exit", "ret", "trap". `uniform`: all threads of a warp that reach it go the same way.
+    `kind`: "jump" (one target), "branch" (targets[0] if `pred` else targets[1]), "exit", "ret", "trap".
+    `uniform`: all threads of a warp that reach it go the same way.
     """
 
     kind: str
@@ -152,7 +156,8 @@ class Term:
 
 
 class Block:
-    """A basic block. `preds` and `term.targets` are block numbers; an edge occurs once for each target entry."""
+    """A basic block. `preds` and `term.targets` are block numbers; an edge occurs once for each target entry.
+    """
 
     __slots__ = ("depth", "id", "insts", "phis", "preds", "term")
 

@@ -1,7 +1,7 @@
 """The attributes in a cubin's .nv.info sections (EIATTR): their numbers and their encoding.
 
-Each attribute is a format byte (1: none, 2: one byte, 3: one half word in place of the length, 4: length and bytes), an
-attribute byte and two bytes of value or length. Seen in cubins made by nvcc 3.2 to 4.2.
+Each attribute is a format byte (1: none, 2: one byte, 3: one half word in place of the length, 4: length and
+bytes), an attribute byte and two bytes of value or length. Seen in cubins made by nvcc 3.2 to 4.2.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def parameter(ordinal: int, offset: int, size: int) -> bytes:
 
 
 def read(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, payload) of each attribute; a half-word value is a payload of two bytes. Stops at a truncated one."""
+    """(number, payload) of each attribute; a half-word value is a payload of two bytes. Stops at a truncated
+    one.
+    """
     at = 0
     while at + 4 <= len(data):
         form, number = data[at], data[at + 1]

@@ -17,7 +17,9 @@ class NvrtcMissingError(RuntimeError):
         super().__init__("compiling CUDA C needs NVRTC; install it with: pip install 'gpuvm[cuda]'")
 
 
-def compile_cuda(source: str | bytes, name: str = "program.cu", options: Sequence[str] = ()) -> tuple[str, str]:
+def compile_cuda(
+    source: str | bytes, name: str = "program.cu", options: Sequence[str] = ()
+) -> tuple[str, str]:
     """Compile CUDA C.
 
     Parameters

@@ -1,13 +1,13 @@
-"""What the compiler knows of each operation: purity, which source slots may hold constants, which may be negated.
+"""What the compiler knows of each operation: purity, which source slots may hold constants, which may be
+negated.
 
 Names are the chip's. Pseudo operations (each expands to the lines shown, always adjacent, at emission):
 
 ======== ===================================== =============================================================
 ADD64    lo, hi <- (alo, ahi, blo, bhi)        IADD.CC lo, alo, blo; IADD.X hi, ahi, bhi (b negated: a - b)
-MAD64    lo, hi <- (a, b, clo, chi)            IMAD.CC lo, a, b, clo; IMAD.HI.X hi, a, b, chi (types by `atype`)
-CARRY    d <- (c, a, b) and carry out          see emission; add with carry in and out as 0/1 words
-PMOV     p <- q                                PSETP
-COPY     d <- s                                MOV
+MAD64    lo, hi <- (a, b, clo, chi)            IMAD.CC lo, a, b, clo; IMAD.HI.X hi, a, b, chi (types by
+`atype`) CARRY    d <- (c, a, b) and carry out          see emission; add with carry in and out as 0/1 words
+PMOV     p <- q                                PSETP COPY     d <- s                                MOV
 ======== ===================================== =============================================================
 """
 
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """`const` are the slots that can hold a constant-bank word, `imm` those that can hold an immediate of the kind
-    `imm_kind` ("i": 20 bits sign-extended, "f": high 20 bits of a float, "d": of a double). At most one slot of an
-    instruction holds a constant or immediate. `swap` says how sources 0 and 1 may change places.
+    """`const` are the slots that can hold a constant-bank word, `imm` those that can hold an immediate of the
+    kind `imm_kind` ("i": 20 bits sign-extended, "f": high 20 bits of a float, "d": of a double). At most one
+    slot of an instruction holds a constant or immediate. `swap` says how sources 0 and 1 may change places.
     """
 
     pure: bool = True

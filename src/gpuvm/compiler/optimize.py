@@ -1,4 +1,6 @@
-"""Passes over the SSA machine form: dead code, constants into operand slots, loop-invariant code, uniform branches."""
+"""Passes over the SSA machine form: dead code, constants into operand slots, loop-invariant code, uniform
+branches.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,16 @@ from gpuvm.compiler.ops import OPS, fits_immediate
 from gpuvm.compiler.uniform import mark_uniform
 
 DOUBLE = frozenset(("DADD", "DMUL", "DFMA", "DMNMX", "DSETP"))
-SWAPPED = {"LT": "GT", "GT": "LT", "LE": "GE", "GE": "LE", "LTU": "GTU", "GTU": "LTU", "LEU": "GEU", "GEU": "LEU"}
+SWAPPED = {
+    "LT": "GT",
+    "GT": "LT",
+    "LE": "GE",
+    "GE": "LE",
+    "LTU": "GTU",
+    "GTU": "LTU",
+    "LEU": "GEU",
+    "GEU": "LEU",
+}
 
 
 def optimize(fn: Fn, level: int = 2) -> None:
@@ -109,7 +120,11 @@ def drop_unreachable(fn: Fn) -> None:
     again = False
     for b in fn.blocks:
         for phi in b.phis:
-            if phi.args and all(a is phi.dst or a == phi.args[0] for a in phi.args) and phi.args[0] is not phi.dst:
+            if (
+                phi.args
+                and all(a is phi.dst or a == phi.args[0] for a in phi.args)
+                and phi.args[0] is not phi.dst
+            ):
                 phi.dst.forward = phi.args[0]
                 again = True
         b.phis = [p for p in b.phis if p.dst.forward is None]
@@ -181,7 +196,11 @@ def _low_only(inst: Inst) -> None:
         a, b, c = inst.srcs[:3]
         if isinstance(a, Imm):
             a, b = b, a
-        shift = b.value.bit_length() - 1 if isinstance(b, Imm) and b.value and b.value & (b.value - 1) == 0 else -1
+        shift = (
+            b.value.bit_length() - 1
+            if isinstance(b, Imm) and b.value and b.value & (b.value - 1) == 0
+            else -1
+        )
         if c == ZERO:
             inst.op, inst.srcs, inst.smods = "IMUL", [a, b], [0, 0]
             if shift >= 0:
@@ -217,7 +236,9 @@ class _Legalizer:
                 made.block = b
 
     def register(self, s: Src, group: tuple[Src, ...] = ()) -> Value:
-        """`s` in a register; a constant of a group gets one of its own, since it must stand beside the others."""
+        """`s` in a register; a constant of a group gets one of its own, since it must stand beside the
+        others.
+        """
         if isinstance(s, Value):
             return s
         key = (s, group)
@@ -271,7 +292,11 @@ class _Legalizer:
                 if smods[k] and not used:
                     s = _apply(inst.op, s, smods, k)
                     srcs[k] = s
-                if not used and k in op.imm and (fits_immediate(op.imm_kind, s.value) or self.long_form(inst, op.long, k)):
+                if (
+                    not used
+                    and k in op.imm
+                    and (fits_immediate(op.imm_kind, s.value) or self.long_form(inst, op.long, k))
+                ):
                     used = True
                     continue
                 if inst.op in ("BAR", "BARRED", "SHL32"):
@@ -329,9 +354,9 @@ class _Legalizer:
         if inst.op == "ADD64" and not sub and _constant(srcs[0]) and _constant(srcs[1]):
             srcs[0], srcs[1], srcs[2], srcs[3] = srcs[2], srcs[3], srcs[0], srcs[1]
         for a, b in step:
-            if not isinstance(srcs[a], Value) and srcs[a] != ZERO:
-                if sub or (not isinstance(srcs[b], Value) and srcs[b] != ZERO) or inst.op == "ADDC":
-                    srcs[a] = self.register(srcs[a])
+            both = not isinstance(srcs[b], Value) and srcs[b] != ZERO
+            if not isinstance(srcs[a], Value) and srcs[a] != ZERO and (sub or both or inst.op == "ADDC"):
+                srcs[a] = self.register(srcs[a])
             s = srcs[b]
             if isinstance(s, Value):
                 continue
@@ -488,8 +513,8 @@ def hoist(fn: Fn, limit: int = 20) -> None:
 def share(fn: Fn) -> None:
     """One instruction for the same pure computation along a dominator path.
 
-    The builder shares what it sees; this catches what hoisting brought together. Constants are shared only nearby: they are
-    cheaper to make again than to keep.
+    The builder shares what it sees; this catches what hoisting brought together. Constants are shared only
+    nearby: they are cheaper to make again than to keep.
     """
     succs = fn.successors()
     tree = DominatorTree(succs, 0)
@@ -504,8 +529,13 @@ def share(fn: Fn) -> None:
                 kept.append(inst)
                 continue
             constant = inst.op == "MOV" and not isinstance(inst.srcs[0], Value)
-            key = (inst.op, tuple(map(_key, inst.srcs)), tuple(sorted(inst.mods.items())), tuple(inst.smods),
-                   tuple(len(d) if isinstance(d, tuple) else d.kind for d in inst.dsts))
+            key = (
+                inst.op,
+                tuple(map(_key, inst.srcs)),
+                tuple(sorted(inst.mods.items())),
+                tuple(inst.smods),
+                tuple(len(d) if isinstance(d, tuple) else d.kind for d in inst.dsts),
+            )
             for block, old in known.get(key, ()):
                 if tree.dominates(block, n) and (not constant or fn.blocks[block].depth == b.depth):
                     for v, w in zip(made, results(old), strict=True):

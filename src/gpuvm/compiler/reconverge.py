@@ -1,11 +1,11 @@
 """Where a warp's threads part and meet: SSY, PBK, `.S` and BRK for any reducible control flow.
 
-Every loop level is looked at as an acyclic graph: its own blocks, inner loops as single nodes, back edges and exits left
-out. A divergent branch gets an SSY for its immediate post-dominator in that graph, if all paths in between start at the
-branch (or at a dominator of it, where the SSY then goes); every edge of the region into the meeting point pops one entry.
-A branch for which no such region exists pushes nothing: its paths meet at the next point outside, which is slower and
-still correct, since each path pops exactly the entry that its branch pushed. A loop that threads leave at different times
-is entered under PBK and left by BRK.
+Every loop level is looked at as an acyclic graph: its own blocks, inner loops as single nodes, back edges and
+exits left out. A divergent branch gets an SSY for its immediate post-dominator in that graph, if all paths in
+between start at the branch (or at a dominator of it, where the SSY then goes); every edge of the region into
+the meeting point pops one entry. A branch for which no such region exists pushes nothing: its paths meet at
+the next point outside, which is slower and still correct, since each path pops exactly the entry that its
+branch pushed. A loop that threads leave at different times is entered under PBK and left by BRK.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from gpuvm.compiler.structure import absorb_tails, exit_edges
 class Plan:
     """What emission adds to the blocks.
 
-    Attributes
-    ----------
-    pushes : block -> [(kind, target block, through)], outermost first; `through`: the entry's target is the target's sync
+    Attributes ---------- pushes : block -> [(kind, target block, through)], outermost first; `through`: the
+    entry's target is the target's sync
         trampoline instead of the block itself. Placed before the block's branch.
     pops : edges (from, to) whose way ends with `.S`.
     breaks : edges that are BRK.
@@ -52,7 +51,9 @@ class _Region:
 
 def _inside(inner: _Region, outer: _Region) -> bool:
     starts = inner.at in outer.inside or inner.at == outer.at
-    return starts and inner.inside <= outer.inside and (inner.join in outer.inside or inner.join == outer.join)
+    return (
+        starts and inner.inside <= outer.inside and (inner.join in outer.inside or inner.join == outer.join)
+    )
 
 
 def _apart(a: _Region, b: _Region) -> bool:
@@ -104,13 +105,18 @@ class _Level:
         self.idom = {names[k]: (names[d] if d >= 0 else None) for k, d in enumerate(tree.idom)}
 
     def _groups(self) -> None:
-        """Assign each node the first sink that it reaches, and find post-dominators among nodes of one sink."""
+        """Assign each node the first sink that it reaches, and find post-dominators among nodes of one sink.
+        """
         p = self.planner
         sinks: list[int] = []
         if self.loop is not None:
             header = self.loop.header
             sinks = [n for n in self.order if n >= 0 and header in p.succs[n]]
-            sinks += [n for n in self.inner if n in self.rank and any(header in p.succs[b] for b in p.body[self.inner[n].header])]
+            sinks += [
+                n
+                for n in self.inner
+                if n in self.rank and any(header in p.succs[b] for b in p.body[self.inner[n].header])
+            ]
         else:
             # also a loop that threads leave by a guarded EXIT only
             ends = [n for n in self.order if not self.succs[n]]
@@ -196,8 +202,12 @@ class _Level:
         """Blocks whose threads may part here and of which several ways lead to the sink, in order."""
         fn = self.planner.fn
         return [
-            n for n in self.order
-            if n >= 0 and len(set(fn.blocks[n].term.targets)) > 1 and not fn.blocks[n].term.uniform and len(self.live(n)) > 1
+            n
+            for n in self.order
+            if n >= 0
+            and len(set(fn.blocks[n].term.targets)) > 1
+            and not fn.blocks[n].term.uniform
+            and len(self.live(n)) > 1
         ]
 
     def regions(self) -> list[_Region]:
@@ -251,7 +261,7 @@ class Planner:
         self.loops = graph.natural_loops(self.succs, tree)
         self.body: dict[int, set[int]] = {}
         self.exit: dict[int, int | None] = {}
-        self.level_of: dict[int, graph.Loop | None] = {b: None for b in self.order}
+        self.level_of: dict[int, graph.Loop | None] = dict.fromkeys(self.order)
         self.plan = Plan()
         self.breaking: dict[int, int] = {}
         # inner loops first: tails that an inner loop takes belong to the outer ones as well
@@ -263,12 +273,11 @@ class Planner:
             if len(targets) > 1:
                 tails = set()
             outer = loop.parent
-            if outer is not None and (tails - outer.blocks or (targets and not targets <= outer.blocks)):
+            if outer is not None and tails - taken[outer.header]:
                 # leave tails that lie outside the loop around where they are
-                if tails - outer.blocks:
-                    tails = set()
-                    left = {t for _, t in exit_edges(self.succs, body)}
-                    self.exit[loop.header] = next(iter(left)) if len(left) == 1 else None
+                tails = set()
+                left = {t for _, t in exit_edges(self.succs, body)}
+                self.exit[loop.header] = next(iter(left)) if len(left) == 1 else None
             body |= tails
             self.body[loop.header] = body
         for loop in self.loops:

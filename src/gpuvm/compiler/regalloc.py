@@ -1,20 +1,37 @@
-"""Register allocation: out of SSA by isolating copies, aggressive coalescing, graph colouring with aligned bundles, spills.
+"""Register allocation: out of SSA by isolating copies, aggressive coalescing, graph colouring with aligned
+bundles, spills.
 
-Values that an instruction wants in an aligned pair or quad form a bundle, which is one node of the graph and gets
-consecutive registers. Interference is kept word by word as bit masks.
+Values that an instruction wants in an aligned pair or quad form a bundle, which is one node of the graph and
+gets consecutive registers. Interference is kept word by word as bit masks.
 """
 
 from __future__ import annotations
 
 from gpuvm.compiler.errors import CompileError
 from gpuvm.compiler.graph import predecessors
-from gpuvm.compiler.mir import CB, ZERO, Block, Dst, Fn, Imm, Inst, NotP, Src, SymbolWord, Term, Value, operands, results
+from gpuvm.compiler.mir import (
+    CB,
+    ZERO,
+    Block,
+    Dst,
+    Fn,
+    Imm,
+    Inst,
+    NotP,
+    Src,
+    SymbolWord,
+    Term,
+    Value,
+    operands,
+    results,
+)
 from gpuvm.compiler.ops import OPS
 
 # pseudo instructions whose first result is written while these sources are still needed
 EARLY = {"ADD64": (1, 3), "MAD64": (0, 1, 3)}
 REMAKE = frozenset(("MOV", "S2R"))
 PREDICATES = 7
+_TOO_FEW = "{}: {} registers are too few for one instruction's operands; allow more"
 
 
 def allocate(fn: Fn, clobbers: dict[str, tuple[int, int]]) -> dict[Value, int]:
@@ -38,14 +55,16 @@ def allocate(fn: Fn, clobbers: dict[str, tuple[int, int]]) -> dict[Value, int]:
         if a.run():
             return a.assignment
         temporary |= spill(fn, a.spilled)
-    raise CompileError(f"{fn.name}: {fn.max_registers} registers are too few for one instruction's operands; allow more")
+    raise CompileError(_TOO_FEW.format(fn.name, fn.max_registers))
 
 
 # ---- out of SSA
 
 
 def leave_ssa(fn: Fn) -> None:
-    """Replace phis by copies: into a fresh value at the end of each predecessor, out of it at the start of the block."""
+    """Replace phis by copies: into a fresh value at the end of each predecessor, out of it at the start of
+    the block.
+    """
     split_edges(fn)
     for b in fn.blocks:
         head: list[Inst] = []
@@ -103,8 +122,11 @@ def separate_groups(fn: Fn) -> None:
                             place[v] = (groups, at, size)
                         continue
                     first = known[0]
-                    if first is not None and first[1] == 0 and first[2] == size and all(
-                        x == (first[0], at, size) for at, x in enumerate(known)
+                    if (
+                        first is not None
+                        and first[1] == 0
+                        and first[2] == size
+                        and all(x == (first[0], at, size) for at, x in enumerate(known))
                     ):
                         continue
                     groups += 1
@@ -116,7 +138,7 @@ def separate_groups(fn: Fn) -> None:
                         move = Inst("COPY", [v], [c]) if is_dst else Inst("COPY", [c], [v])
                         move.block = b
                         (after if is_dst else out).append(move)
-                    items[k] = tuple(copies)  # type: ignore[call-overload]
+                    items[k] = tuple(copies)
             out.append(inst)
             out.extend(after)
         b.insts = out
@@ -480,9 +502,7 @@ class _Allocator:
             candidates = {id(self._place(j)[0]): self._place(j)[0] for j in seen}
             options = [x for x in candidates.values() if x.fixed is None and self._cost(x) < 1e29]
             if not options:
-                raise CompileError(
-                    f"{self.fn.name}: {self.limit} registers are too few for one instruction's operands; allow more"
-                )
+                raise CompileError(_TOO_FEW.format(self.fn.name, self.limit))
             best = min(options, key=self._cost)
         classes = {self.find(c) for c in best.classes}
         for k, v in enumerate(self.values):
@@ -523,8 +543,12 @@ def spill(fn: Fn, values: set[Value]) -> set[Value]:
                 if v in values:
                     definitions[v].append(inst)
     remade = {
-        v: d[0] for v, d in definitions.items()
-        if len(d) == 1 and d[0].op in REMAKE and not any(isinstance(s, Value) for s in d[0].srcs) and d[0].guard is None
+        v: d[0]
+        for v, d in definitions.items()
+        if len(d) == 1
+        and d[0].op in REMAKE
+        and not any(isinstance(s, Value) for s in d[0].srcs)
+        and d[0].guard is None
     }
     slots: dict[Value, int] = {}
     words: dict[Value, Value] = {}

@@ -1,5 +1,5 @@
-"""Control flow made structured enough for the reconvergence stack, before SSA: loops get one header, one back edge and
-one exit. Several entries or exits are told apart by a selector variable that a dispatch block tests.
+"""Control flow made structured enough for the reconvergence stack, before SSA: loops get one header, one back
+edge and one exit. Several entries or exits are told apart by a selector variable that a dispatch block tests.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ def _shape(body: Body, nodes: list[int], entry: int, is_loop: bool = False) -> N
     while work:
         nodes, entry, is_loop = work.pop()
         inside = set(nodes)
-        succs = [
-            [t for t in b.end.targets if not (is_loop and t == entry)] for b in body.blocks
-        ]
+        succs = [[t for t in b.end.targets if not (is_loop and t == entry)] for b in body.blocks]
         for comp in graph.components(succs, nodes):
             members = set(comp)
             if len(comp) == 1 and comp[0] not in succs[comp[0]]:
@@ -162,7 +160,9 @@ def exit_edges(succs: graph.Adjacency, members: set[int]) -> list[tuple[int, int
     return [(n, t) for n in sorted(members) for t in succs[n] if t not in members]
 
 
-def absorb_tails(succs: graph.Adjacency, preds: graph.Adjacency, members: set[int]) -> tuple[set[int], set[int]]:
+def absorb_tails(
+    succs: graph.Adjacency, preds: graph.Adjacency, members: set[int]
+) -> tuple[set[int], set[int]]:
     """Blocks behind a loop's exits that only its own threads reach and that lead to one place.
 
     Returns
@@ -181,7 +181,8 @@ def absorb_tails(succs: graph.Adjacency, preds: graph.Adjacency, members: set[in
             for t in targets
             if len(succs[t]) == 1 and all(p in around for p in preds[t]) and succs[t][0] not in around
         }
-        # swallow only while something is gained: a tail whose way on is another target, or shared by two tails
+        # swallow only while something is gained: a tail whose way on is another target, or shared by two
+        # tails
         follow = [succs[t][0] for t in more]
         useful = {t for t in more if succs[t][0] in targets or follow.count(succs[t][0]) > 1}
         # ends of the kernel that only this loop reaches; one way on must stay

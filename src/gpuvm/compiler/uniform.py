@@ -1,7 +1,7 @@
 """Which branches all threads of a warp take together.
 
-A value is divergent if it comes from a divergent source or operand; if it is a phi where paths that part at a divergent
-branch meet again; or if it leaves a loop that threads of a warp leave at different times.
+A value is divergent if it comes from a divergent source or operand; if it is a phi where paths that part at a
+divergent branch meet again; or if it leaves a loop that threads of a warp leave at different times.
 """
 
 from __future__ import annotations
@@ -141,5 +141,6 @@ class _Divergence:
 
 
 def mark_uniform(fn: Fn) -> None:
-    """Set `uniform` on branches whose condition is the same in all threads of a warp that get there together."""
+    """Set `uniform` on branches whose condition is the same in all threads of a warp that get there together.
+    """
     _Divergence(fn).run()

@@ -1,7 +1,7 @@
 """Functions: parameters as words, CAL with arguments in R4 and up, and parameters of kernels in c[0x0].
 
-A function's parameters are flattened to words, each parameter at its alignment. The first 24 words travel in R4 to R27,
-results in the same registers; further words travel through local memory (see `ARGUMENT_AREA`).
+A function's parameters are flattened to words, each parameter at its alignment. The first 24 words travel in
+R4 to R27, results in the same registers; further words travel through local memory (see `ARGUMENT_AREA`).
 """
 
 from __future__ import annotations
@@ -69,15 +69,17 @@ def enter(low: Lowering) -> None:
     for v in in_registers:
         v.inst = inst
     b.block.insts.append(inst)
-    low.fn.values = low.fn.values
     spill_base = 0
     if total > REGISTER_WORDS:
         spill_base = low.fn.local_size = align_up(low.fn.local_size, 4)
         low.fn.local_size += 4 * (total - REGISTER_WORDS)
         low.places["$arguments"] = spill_base
         if low.fn.uses_stack:
-            raise unsupported(f"{low.function.name} with {4 * total} bytes of arguments", low.function.line,
-                              "a recursive or indirectly called function takes at most 96 bytes of arguments")
+            raise unsupported(
+                f"{low.function.name} with {4 * total} bytes of arguments",
+                low.function.line,
+                "a recursive or indirectly called function takes at most 96 bytes of arguments",
+            )
     words: list[Src] = []
     for k in range(total):
         if k < REGISTER_WORDS:
@@ -130,8 +132,11 @@ def leave(low: Lowering) -> None:
     b = low.builder
     offsets, total = word_offsets(low.function.returns)
     if total > REGISTER_WORDS:
-        raise unsupported(f"{low.function.name} with {4 * total} bytes of results", low.function.line,
-                          "a function returns at most 96 bytes")
+        raise unsupported(
+            f"{low.function.name} with {4 * total} bytes of results",
+            low.function.line,
+            "a function returns at most 96 bytes",
+        )
     out: list[Src] = []
     for v, first in zip(low.function.returns, offsets, strict=True):
         for k in range(word_count(v)):
@@ -159,7 +164,9 @@ def load_parameter(low: Lowering, i: ast.Instr, a: Access, targets: list[ast.Ope
         if not low.function.entry:
             low_address = Location(low, "local", address)
             del low_address
-            raise unsupported(i.text, i.line, "a function reads parameters by name, or by address with ld.local")
+            raise unsupported(
+                i.text, i.line, "a function reads parameters by name, or by address with ld.local"
+            )
         return False
     for k, o in enumerate(targets):
         at = address.offset + k * a.size
@@ -238,7 +245,10 @@ def call(low: Lowering, c: ast.Call) -> None:
     if target.entry:
         raise CompileError(f"{c.target} is a kernel and cannot be called", c.line)
     if len(c.arguments) != len(target.params) or len(c.returns) != len(target.returns):
-        raise CompileError(f"{c.target} takes {len(target.params)} arguments and returns {len(target.returns)} values", c.line)
+        raise CompileError(
+            f"{c.target} takes {len(target.params)} arguments and returns {len(target.returns)} values",
+            c.line,
+        )
     b = low.builder
     words = _arguments(low, c, target)
     fixed: list[Src] = []
@@ -255,11 +265,11 @@ def call(low: Lowering, c: ast.Call) -> None:
     inst.target = c.target
     low.fn.calls.append(c.target)
     copies = [b.one("COPY", [r]) for r in results]
-    for name, v, first in zip(c.returns, target.returns, offsets, strict=True):
+    for name, result, first in zip(c.returns, target.returns, offsets, strict=True):
         if name == "_":
             continue
         is_register = low.register(name) is not None
-        for k in range(word_count(v)):
+        for k in range(word_count(result)):
             low.write((name + HIGH * k) if is_register else f"{name}#{k}", copies[first + k])
 
 

@@ -10,13 +10,37 @@ from gpuvm.compiler.mir import TRUE, ZERO, Imm, PredConst, Src, Value, invert
 from gpuvm.compiler.ptx import ast
 
 TYPES = "b16 b32 b64 u16 u32 u64 s16 s32 s64 f32 f64"
-_CMP = {"eq": "EQ", "ne": "NE", "lt": "LT", "le": "LE", "gt": "GT", "ge": "GE", "lo": "LT", "ls": "LE", "hi": "GT",
-        "hs": "GE", "equ": "EQU", "neu": "NEU", "ltu": "LTU", "leu": "LEU", "gtu": "GTU", "geu": "GEU", "num": "NUM",
-        "nan": "NAN"}
+_CMP = {
+    "eq": "EQ",
+    "ne": "NE",
+    "lt": "LT",
+    "le": "LE",
+    "gt": "GT",
+    "ge": "GE",
+    "lo": "LT",
+    "ls": "LE",
+    "hi": "GT",
+    "hs": "GE",
+    "equ": "EQU",
+    "neu": "NEU",
+    "ltu": "LTU",
+    "leu": "LEU",
+    "gtu": "GTU",
+    "geu": "GEU",
+    "num": "NUM",
+    "nan": "NAN",
+}
 
 
 def float_compare(
-    low: Lowering, cmp: str, x: ast.Operand, y: ast.Operand, t: str, ftz: bool, bop: str = "AND", with_: Src = TRUE
+    low: Lowering,
+    cmp: str,
+    x: ast.Operand,
+    y: ast.Operand,
+    t: str,
+    ftz: bool,
+    bop: str = "AND",
+    with_: Src = TRUE,
 ) -> Src:
     """A floating comparison of two operands, combined with a predicate."""
     if t == "f32":
@@ -35,7 +59,9 @@ def compare32(
     y, my = b.float_operand(y)
     if isinstance(x, Imm) and not isinstance(y, Imm):
         x, y, mx, my, cmp = y, x, my, mx, SWAPPED.get(cmp, cmp)
-    return b.pred("FSETP", [x, y, with_], {"cmp": cmp, "bop": bop, **({"ftz": True} if ftz else {})}, [mx, my, 0])
+    return b.pred(
+        "FSETP", [x, y, with_], {"cmp": cmp, "bop": bop, **({"ftz": True} if ftz else {})}, [mx, my, 0]
+    )
 
 
 def _compare(

@@ -9,8 +9,8 @@ from gpuvm.compiler.lower.wide import compare64, select64, sign_extend
 from gpuvm.compiler.mir import CB, TRUE, ZERO, Imm, Mod, Src
 from gpuvm.compiler.ptx import ast
 
-INTEGER = frozenset("u8 u16 u32 u64 s8 s16 s32 s64 b8 b16 b32 b64".split())
-FLOAT = frozenset("f16 f32 f64".split())
+INTEGER = frozenset(["u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64", "b8", "b16", "b32", "b64"])
+FLOAT = frozenset(["f16", "f32", "f64"])
 TO_INTEGER = {"rni": "ROUND", "rmi": "FLOOR", "rpi": "CEIL", "rzi": "TRUNC"}
 ROUND = {"rn": "RN", "rz": "RZ", "rm": "RM", "rp": "RP"}
 SHARED_WINDOW, LOCAL_WINDOW = CB(0, 0), CB(0, 4)
@@ -190,13 +190,12 @@ def cvta(low: Lowering, i: ast.Instr) -> None:
     t = low.kind(i, "u32 u64 b64 s64")
     d, x = low.need(i, 2)
     b = low.builder
-    space = next((m for m in i.mods if m.partition("::")[0] in ("global", "local", "shared", "const", "param")), "")
+    space = next(
+        (m for m in i.mods if m.partition("::")[0] in ("global", "local", "shared", "const", "param")), ""
+    )
     space = space.partition("::")[0]
     to = "to" in i.mods
-    if width(t) == 64:
-        p = low.double(x, t)
-    else:
-        p = (low.word(x, t), ZERO)
+    p = low.double(x, t) if width(t) == 64 else (low.word(x, t), ZERO)
     if space in ("shared", "local"):
         window = SHARED_WINDOW if space == "shared" else LOCAL_WINDOW
         p = (b.iadd(b.low(p[0]), b.mov(window), nb=to), ZERO)
@@ -210,9 +209,13 @@ def cvta(low: Lowering, i: ast.Instr) -> None:
 def _constant_address(
     low: Lowering, i: ast.Instr, x: ast.Operand, p: tuple[Src, Src], space: str, to: bool
 ) -> tuple[Src, Src]:
-    """Constant banks have no generic window: the address is the one in GPU memory, which the loader writes to c[0xe]."""
+    """Constant banks have no generic window: the address is the one in GPU memory, which the loader writes to
+    c[0xe].
+    """
     if space == "param":
-        raise unsupported(i.text, i.line, "parameters have no generic address; copy the parameter to a local variable")
+        raise unsupported(
+            i.text, i.line, "parameters have no generic address; copy the parameter to a local variable"
+        )
     anchor = low.layout.address("$constant2")
     base: tuple[Src, Src] = (CB(0xE, anchor), CB(0xE, anchor + 4) if low.wide_address else ZERO)
     b = low.builder
@@ -230,7 +233,9 @@ def isspacep(low: Lowering, i: ast.Instr) -> None:
     inside: list[Src] = []
     for window in (SHARED_WINDOW, LOCAL_WINDOW):
         high = b.lop("XOR", b.mov(window), p[0])
-        inside.append(b.compare("EQ", p[1], ZERO, False, "AND", b.compare("LT", high, Imm(1 << WINDOW_BITS), False)))
+        inside.append(
+            b.compare("EQ", p[1], ZERO, False, "AND", b.compare("LT", high, Imm(1 << WINDOW_BITS), False))
+        )
     if space in ("shared", "local"):
         low.set_predicate(low.destination(d), inside[space == "local"])
     elif space == "global":
@@ -246,7 +251,7 @@ refused = {
     "ldmatrix": "the chip has no matrix instructions",
     "stmatrix": "the chip has no matrix instructions",
     "movmatrix": "the chip has no matrix instructions",
-    "shfl": "the chip cannot exchange registers between threads (that came with sm_30); go through shared memory",
+    "shfl": "the chip cannot exchange registers between threads (sm_30 can); go through shared memory",
     "match": "the chip cannot match values across a warp (that came with sm_70)",
     "redux": "the chip cannot reduce across a warp (that came with sm_80); go through shared memory",
     "cp": "the chip has no asynchronous copies (they came with sm_80); use ld and st",
@@ -276,6 +281,29 @@ refused = {
 }
 for _name, _reason in refused.items():
     handles(_name)(refuse(_reason))
-for _name in ("vadd", "vsub", "vabsdiff", "vmin", "vmax", "vshl", "vshr", "vmad", "vset", "vadd2", "vsub2", "vavrg2",
-              "vabsdiff2", "vmin2", "vmax2", "vset2", "vadd4", "vsub4", "vavrg4", "vabsdiff4", "vmin4", "vmax4", "vset4"):
+for _name in (
+    "vadd",
+    "vsub",
+    "vabsdiff",
+    "vmin",
+    "vmax",
+    "vshl",
+    "vshr",
+    "vmad",
+    "vset",
+    "vadd2",
+    "vsub2",
+    "vavrg2",
+    "vabsdiff2",
+    "vmin2",
+    "vmax2",
+    "vset2",
+    "vadd4",
+    "vsub4",
+    "vavrg4",
+    "vabsdiff4",
+    "vmin4",
+    "vmax4",
+    "vset4",
+):
     handles(_name)(refuse("video instructions are not implemented; use ordinary integer instructions"))

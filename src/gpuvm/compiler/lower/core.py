@@ -1,4 +1,6 @@
-"""What every lowering needs: SSA variables, operands by PTX type, symbols; and the walk over a function's blocks."""
+"""What every lowering needs: SSA variables, operands by PTX type, symbols; and the walk over a function's
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ class Lowering:
         Kernel: byte offset in the parameter area. Function: unused (parameters are words `name#k`).
     """
 
-    def __init__(self, body: Body, layout: Layout, shared: dict[str, int], dynamic_shared: int, uses_stack: bool) -> None:
+    def __init__(
+        self, body: Body, layout: Layout, shared: dict[str, int], dynamic_shared: int, uses_stack: bool
+    ) -> None:
         self.body = body
         self.layout = layout
         self.shared = shared
@@ -98,7 +102,9 @@ class Lowering:
                 self.local[name] = at
                 at += size
                 if at > 512 << 10:
-                    raise CompileError(f"{self.function.name} needs more than 512 KiB of local variables", v.line)
+                    raise CompileError(
+                        f"{self.function.name} needs more than 512 KiB of local variables", v.line
+                    )
         self.fn.local_size = at
         if self.function.entry:
             at = 0
@@ -110,7 +116,9 @@ class Lowering:
                 at += size
             self.param_size = at
             if at > 4096:
-                raise CompileError(f"{self.function.name} has {at} bytes of parameters; at most 4096", self.function.line)
+                raise CompileError(
+                    f"{self.function.name} has {at} bytes of parameters; at most 4096", self.function.line
+                )
 
     # ---- blocks and SSA
 
@@ -149,8 +157,11 @@ class Lowering:
                 if isinstance(item, ast.Instr):
                     handler = HANDLERS.get(item.op)
                     if handler is None:
-                        raise CompileError(f"{item.text} is no PTX instruction that this compiler knows", item.line,
-                                           "unsupported")
+                        raise CompileError(
+                            f"{item.text} is no PTX instruction that this compiler knows",
+                            item.line,
+                            "unsupported",
+                        )
                     handler(self, item)
                 elif isinstance(item, Select):
                     self.write(item.var, Imm(item.value))
@@ -305,6 +316,8 @@ class Lowering:
         if isinstance(o, ast.Name):
             t = self.register(o.name)
             if t is not None:
+                if t == "pred":
+                    raise self.wrong(f"{o.name} is a predicate where a value is needed")
                 if type_size(t) == 8:
                     return self.read(o.name), self.read(o.name + HIGH)
                 return self.read(o.name), ZERO
@@ -327,17 +340,20 @@ class Lowering:
 
     def set_word(self, o: ast.Operand, s: Src) -> None:
         """Write a destination of up to 32 bits (the high word of a 64-bit register becomes 0)."""
-        name = self.destination(o)
+        name = self.value_destination(o)
         if name == "_":
             return
         self.write(name, s)
         if self.body.registers[name.rpartition(".")[0] if name not in self.body.registers else name].type in (
-            "b64", "u64", "s64", "f64",
+            "b64",
+            "u64",
+            "s64",
+            "f64",
         ):
             self.write(name + HIGH, ZERO)
 
     def set_double(self, o: ast.Operand, p: Pair) -> None:
-        name = self.destination(o)
+        name = self.value_destination(o)
         if name == "_":
             return
         self.write(name, p[0])
@@ -355,6 +371,12 @@ class Lowering:
             what = o.name if isinstance(o, ast.Name) else "this operand"
             raise self.wrong(f"{what} is no register that can be written")
         return o.name
+
+    def value_destination(self, o: ast.Operand) -> str:
+        name = self.destination(o)
+        if name != "_" and self.register(name) == "pred":
+            raise self.wrong(f"{name} is a predicate and cannot hold a value")
+        return name
 
     def value(self, o: ast.Operand, kind: str) -> tuple[Src, ...]:
         """A source of any type, as its words."""
@@ -379,7 +401,9 @@ class Lowering:
             if isinstance(s, Imm):
                 return self.builder.bfe(s, 0, bits, True)
             inst = self.builder.maker(s, "LD", "LDS", "LDL", "LDC", "BFE")
-            if inst and (inst.mods.get("size") == f"S{bits}" or (inst.op != "BFE" and inst.mods.get("size") == "S8")):
+            if inst and (
+                inst.mods.get("size") == f"S{bits}" or (inst.op != "BFE" and inst.mods.get("size") == "S8")
+            ):
                 return s
             if self.zero_above(s) < bits:
                 return s
@@ -479,7 +503,9 @@ class Lowering:
         t = i.mods[-1] if i.mods else ""
         if t not in allowed.split():
             if t in ("f16", "f16x2", "bf16", "bf16x2", "u16x2", "s16x2", "e4m3x2", "e5m2x2", "tf32"):
-                raise unsupported(i.text, i.line, f"the chip has no {t} arithmetic; compute in f32 or 32-bit integers")
+                raise unsupported(
+                    i.text, i.line, f"the chip has no {t} arithmetic; compute in f32 or 32-bit integers"
+                )
             raise CompileError(f"{i.text}: the type must be one of {allowed}", i.line)
         return t
 
@@ -494,5 +520,16 @@ def refuse(reason: str) -> Handler:
 
 
 __all__ = [
-    "FALSE", "HANDLERS", "HIGH", "Any", "Inst", "Lowering", "NotP", "PredConst", "Value", "handles", "refuse", "width",
+    "FALSE",
+    "HANDLERS",
+    "HIGH",
+    "Any",
+    "Inst",
+    "Lowering",
+    "NotP",
+    "PredConst",
+    "Value",
+    "handles",
+    "refuse",
+    "width",
 ]

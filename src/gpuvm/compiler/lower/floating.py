@@ -124,7 +124,9 @@ def fmul(b: Builder, x: Src, y: Src, mods: dict[str, Mod] | None = None, neg: in
     return b.one("FMUL", [x, y], mods, [neg, 0])
 
 
-def ffma(b: Builder, x: Src, y: Src, z: Src, mods: dict[str, Mod] | None = None, neg: int = 0, nz: int = 0) -> Src:
+def ffma(
+    b: Builder, x: Src, y: Src, z: Src, mods: dict[str, Mod] | None = None, neg: int = 0, nz: int = 0
+) -> Src:
     if isinstance(x, Imm):
         x, y = y, x
     return b.one("FFMA", [x, y, z], mods, [neg, 0, nz])
@@ -262,9 +264,9 @@ def refine_reciprocal(b: Builder, p: Pair, r: Pair) -> Pair:
 def divide32(low: Lowering, x: Src, y: Src, rnd: str, ftz: bool) -> Src:
     """Correctly rounded x / y of floats.
 
-    In double precision neither overflow nor underflow can happen, and a quotient of 24-bit numbers that is good to 2**-52
-    lies on the right side of every float and every midpoint: one final conversion rounds for all modes.
-    Zeros, infinities and NaNs come from x times the unrefined reciprocal, which is exact for them.
+    In double precision neither overflow nor underflow can happen, and a quotient of 24-bit numbers that is
+    good to 2**-52 lies on the right side of every float and every midpoint: one final conversion rounds for
+    all modes. Zeros, infinities and NaNs come from x times the unrefined reciprocal, which is exact for them.
     """
     b = low.builder
     p, q = to_double(b, x, ftz), to_double(b, y, ftz)
@@ -281,7 +283,9 @@ def divide32(low: Lowering, x: Src, y: Src, rnd: str, ftz: bool) -> Src:
 
 
 def scaled_mufu(b: Builder, op: str, s: Src, ftz: bool, up: int, down: int) -> Src:
-    """A reciprocal (root) of any float, denormals included: scaled by 2**up before and 2**down after, where needed."""
+    """A reciprocal (root) of any float, denormals included: scaled by 2**up before and 2**down after, where
+    needed.
+    """
     if ftz:
         return mufu(b, op, s)
     small = compare32(b, "LT", b.fabs(s), TINY)
@@ -343,7 +347,9 @@ def rcp(low: Lowering, i: ast.Instr) -> None:
 
 
 def square_root32(low: Lowering, s: Src, rnd: str, ftz: bool) -> Src:
-    """Correctly rounded root of a float, in double precision (see `divide32` for why one conversion rounds right)."""
+    """Correctly rounded root of a float, in double precision (see `divide32` for why one conversion rounds
+    right).
+    """
     b = low.builder
     p = to_double(b, s, ftz)
     y: Pair = (ZERO, mufu(b, "RSQ64H", p[1]))
@@ -364,7 +370,9 @@ def square_root32(low: Lowering, s: Src, rnd: str, ftz: bool) -> Src:
 
 
 def _special_root(b: Builder, p: Pair) -> Pair:
-    """0 with p's sign for zeros and +infinity, NaN for -infinity and NaN: added to p it makes the special root."""
+    """0 with p's sign for zeros and +infinity, NaN for -infinity and NaN: added to p it makes the special
+    root.
+    """
     negative = b.compare("LT", p[1], ZERO, True, "AND", b.compare("NE", p[1], Imm(0x80000000), False))
     return ZERO, b.select(negative, Imm(0x7FF80000), b.lop("AND", p[1], Imm(0x80000000)))
 

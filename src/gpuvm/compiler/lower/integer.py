@@ -26,10 +26,12 @@ CARRY = "$cc"
 def add_carry(low: Lowering, a: Src, b: Src, carry: Src) -> tuple[Src, Src]:
     """Sum and carry out (0 or 1) of a + b + carry."""
     inst = low.builder.emit("ADDC", "rr", [a, b, carry])
-    return inst.dsts[0], inst.dsts[1]  # type: ignore[return-value]
+    return inst.dsts[0], inst.dsts[1]
 
 
-def _chain(low: Lowering, a: tuple[Src, ...], b: tuple[Src, ...], carry: Src, sub: bool) -> tuple[tuple[Src, ...], Src]:
+def _chain(
+    low: Lowering, a: tuple[Src, ...], b: tuple[Src, ...], carry: Src, sub: bool
+) -> tuple[tuple[Src, ...], Src]:
     """Multi-word a + b + carry, or a - b - borrow; the flag is 0 or 1."""
     builder = low.builder
     if sub:
@@ -155,11 +157,11 @@ def mad(low: Lowering, i: ast.Instr) -> None:
         low.set_word(d, b.imad(low.word(x, t), low.word(y, t), low.word(z, t), "hi" in i.mods, sign, sign))
     else:
         p = product(low, i, x, y, t)
-        c = low.word(z, t)
+        addend = low.word(z, t)
         if "sat" in i.mods:
-            low.set_word(d, b.one("IADD", [b.mov(p[0]), c], {"sat": True}))
+            low.set_word(d, b.one("IADD", [b.mov(p[0]), addend], {"sat": True}))
         else:
-            low.set_word(d, b.iadd(p[0], c))
+            low.set_word(d, b.iadd(p[0], addend))
 
 
 def _twenty_four(low: Lowering, i: ast.Instr, x: ast.Operand, y: ast.Operand, t: str) -> Src:
@@ -267,14 +269,18 @@ def min_max(low: Lowering, i: ast.Instr) -> None:
     p, q = low.extend(low.word(x, t), t), low.extend(low.word(y, t), t)
     if isinstance(p, Imm):
         p, q = q, p
-    low.set_word(d, b.one("IMNMX", [b.mov(p), q, PredConst(i.op == "min")], {"type": "S32" if sign else "U32"}))
+    low.set_word(
+        d, b.one("IMNMX", [b.mov(p), q, PredConst(i.op == "min")], {"type": "S32" if sign else "U32"})
+    )
 
 
 # ---- division
 
 
 def udivmod32(low: Lowering, x: Src, y: Src) -> tuple[Src, Src]:
-    """Quotient and remainder of unsigned words: a reciprocal estimate from below, one integer Newton step, two fix-ups."""
+    """Quotient and remainder of unsigned words: a reciprocal estimate from below, one integer Newton step,
+    two fix-ups.
+    """
     b = low.builder
     x, y = b.mov(x), b.mov(y)
     f = b.one("I2F", [y], {"dtype": "F32", "stype": "U32", "rnd": "RP"})
@@ -355,7 +361,9 @@ def invert_bits(low: Lowering, i: ast.Instr) -> None:
 def lop3(low: Lowering, i: ast.Instr) -> None:
     low.kind(i, "b32")
     if len(i.args) == 6 or not {"and", "or"}.isdisjoint(i.mods):
-        raise unsupported(i.text, i.line, "lop3 with a predicate result is not implemented; use lop3.b32 and setp")
+        raise unsupported(
+            i.text, i.line, "lop3 with a predicate result is not implemented; use lop3.b32 and setp"
+        )
     d, x, y, z, lut = low.need(i, 5)
     if not isinstance(lut, ast.Number) or not isinstance(lut.value, int):
         raise CompileError("lop3 needs a constant table", i.line)
@@ -371,11 +379,27 @@ def _two_input(low: Lowering, table: int, a: Src, c: Src) -> Src:
     """Any function of two bits; bit index of the table = a << 1 | c."""
     b = low.builder
     if table & 8 and table != 15:
-        inner = {0b1000: ("AND", 0, 0), 0b1100: ("a", 0, 0), 0b1010: ("c", 0, 0), 0b1110: ("OR", 0, 0),
-                 0b1001: ("XOR", 1, 0), 0b1101: ("OR", 0, 1), 0b1011: ("OR", 1, 0)}[table]
+        inner = {
+            0b1000: ("AND", 0, 0),
+            0b1100: ("a", 0, 0),
+            0b1010: ("c", 0, 0),
+            0b1110: ("OR", 0, 0),
+            0b1001: ("XOR", 1, 0),
+            0b1101: ("OR", 0, 1),
+            0b1011: ("OR", 1, 0),
+        }[table]
     else:
-        inner = {0: ("0", 0, 0), 15: ("1", 0, 0), 0b0001: ("AND", 1, 1), 0b0010: ("AND", 1, 0), 0b0011: ("a", 1, 0),
-                 0b0100: ("AND", 0, 1), 0b0101: ("c", 1, 0), 0b0110: ("XOR", 0, 0), 0b0111: ("OR", 1, 1)}[table]
+        inner = {
+            0: ("0", 0, 0),
+            15: ("1", 0, 0),
+            0b0001: ("AND", 1, 1),
+            0b0010: ("AND", 1, 0),
+            0b0011: ("a", 1, 0),
+            0b0100: ("AND", 0, 1),
+            0b0101: ("c", 1, 0),
+            0b0110: ("XOR", 0, 0),
+            0b0111: ("OR", 1, 1),
+        }[table]
     op, ia, ic = inner
     if op in "01":
         return Imm(MASK if op == "1" else 0)
@@ -500,8 +524,10 @@ def bfind(low: Lowering, i: ast.Instr) -> None:
 def brev(low: Lowering, i: ast.Instr) -> None:
     t = low.kind(i, "b32 b64")
     d, x = low.need(i, 2)
-    words = [low.builder.one("BFE", [low.builder.mov(w), Imm(32 << 8)], {"type": "U32", "brev": True})
-             for w in low.value(x, t)]
+    words = [
+        low.builder.one("BFE", [low.builder.mov(w), Imm(32 << 8)], {"type": "U32", "brev": True})
+        for w in low.value(x, t)
+    ]
     low.set_value(d, tuple(reversed(words)))
 
 
@@ -528,9 +554,15 @@ def bfe(low: Lowering, i: ast.Instr) -> None:
             low.set_word(d, b.one("BFE", [b.mov(s), packed], {"type": "S32" if sign else "U32"}))
         return
     value = shr64(b, low.double(x, t), p, sign)
-    n = b.one("IMNMX", [b.mov(n), Imm(64), TRUE], {"type": "U32"}) if not isinstance(n, Imm) else Imm(min(n.value, 64))
+    n = (
+        b.one("IMNMX", [b.mov(n), Imm(64), TRUE], {"type": "U32"})
+        if not isinstance(n, Imm)
+        else Imm(min(n.value, 64))
+    )
     rest = b.isub(Imm(64), n)
-    low.set_double(d, shr64(b, shl64(b, value, rest), rest, sign) if not isinstance(n, Imm) or n.value else (ZERO, ZERO))
+    low.set_double(
+        d, shr64(b, shl64(b, value, rest), rest, sign) if not isinstance(n, Imm) or n.value else (ZERO, ZERO)
+    )
     if not isinstance(n, Imm):
         empty = b.compare("EQ", n, ZERO, False)
         got = low.double(d, t)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gpuvm.compiler.build import Pair
 from gpuvm.compiler.errors import CompileError, unsupported
-from gpuvm.compiler.library import native_global
 from gpuvm.compiler.layout import CONSTANT_BANK, PARAMETER_BASE
+from gpuvm.compiler.library import native_global
 from gpuvm.compiler.lower.core import Lowering, handles, width
 from gpuvm.compiler.lower.wide import sign_extend
 from gpuvm.compiler.mir import CB, ZERO, Imm, Inst, Mod, Src, SymbolWord, Value
@@ -13,7 +13,7 @@ from gpuvm.compiler.ptx import ast
 from gpuvm.compiler.ptx.parser import type_size
 
 SPACES = ("global", "local", "shared", "const", "param")
-TYPES = frozenset("b8 b16 b32 b64 u8 u16 u32 u64 s8 s16 s32 s64 f32 f64 f16 b128".split())
+TYPES = frozenset((*(f"{k}{n}" for k in "bus" for n in (8, 16, 32, 64)), "f16", "f32", "f64"))
 _LOAD_CACHE = {"ca": "CA", "cg": "CG", "cs": "CS", "lu": "CS", "cv": "CV"}
 _STORE_CACHE = {"wb": "WB", "cg": "CG", "cs": "CS", "wt": "WT"}
 STRONG = frozenset(("volatile", "relaxed", "acquire", "mmio"))
@@ -56,7 +56,11 @@ class Location:
         if a.base is not None:
             t = low.register(a.base)
             if t is not None:
-                base = low.double(ast.Name(a.base), "u64") if width(t) == 64 else (low.word(ast.Name(a.base), "u32"), ZERO)
+                base = (
+                    low.double(ast.Name(a.base), "u64")
+                    if width(t) == 64
+                    else (low.word(ast.Name(a.base), "u32"), ZERO)
+                )
             else:
                 lo, hi, more = low.symbol(a.base)
                 base = (lo, hi)
@@ -99,7 +103,9 @@ class Location:
         self.offset = offset
 
 
-def _emit_load(low: Lowering, i: ast.Instr, space: str, size: str, count: int, at: Location, extra: int = 0) -> list[Value]:
+def _emit_load(
+    low: Lowering, i: ast.Instr, space: str, size: str, count: int, at: Location, extra: int = 0
+) -> list[Value]:
     op = {"": "LD", "global": "LD", "local": "LDL", "shared": "LDS", "const": "LDC", "param": "LDC"}[space]
     mods: dict[str, Mod] = {"size": size, "off": at.offset + extra}
     if op == "LD":
@@ -139,7 +145,11 @@ def _elements(o: ast.Operand, count: int, low: Lowering) -> list[ast.Operand]:
                 raise low.wrong("a vector operand needs .v2 or .v4")
             return [o.items[0]]
         return [o]
-    if isinstance(o, ast.Name) and o.name in low.body.registers and low.body.registers[o.name].vector == count:
+    if (
+        isinstance(o, ast.Name)
+        and o.name in low.body.registers
+        and low.body.registers[o.name].vector == count
+    ):
         return [ast.Name(f"{o.name}.{c}") for c in "xyzw"[:count]]
     if not isinstance(o, ast.Vector) or len(o.items) != count:
         raise low.wrong(f"a vector of {count} registers is needed")
@@ -275,7 +285,7 @@ def _membar(low: Lowering, i: ast.Instr) -> None:
 # ---- atomics the chip has
 
 
-ATOMICS = frozenset("add min max inc dec and or xor exch cas".split())
+ATOMICS = frozenset(["add", "min", "max", "inc", "dec", "and", "or", "xor", "exch", "cas"])
 
 
 def operation(i: ast.Instr) -> str:
@@ -302,7 +312,10 @@ def atom(low: Lowering, i: ast.Instr) -> None:
         base, offset = (b.mov(Imm(offset)), ZERO) if low.wide_address else b.mov(Imm(offset)), 0
     name = op.upper()
     # without a result RED is enough; exchange and compare need ATOM
-    reduce = (not result or (isinstance(i.args[0], ast.Name) and i.args[0].name == "_")) and op not in ("exch", "cas")
+    reduce = (not result or (isinstance(i.args[0], ast.Name) and i.args[0].name == "_")) and op not in (
+        "exch",
+        "cas",
+    )
     limit = 31 if reduce else 19
     if not -(1 << limit) <= offset < 1 << limit:
         if isinstance(base, tuple):
@@ -310,7 +323,9 @@ def atom(low: Lowering, i: ast.Instr) -> None:
         else:
             base = b.iadd(base, Imm(offset & 0xFFFFFFFF))
         offset = 0
-    kind = {"s64": "U64", "b64": "U64", "b32": "U32", "u64": "U64", "f32": "F32", "u32": "U32", "s32": "S32"}[a.type]
+    kind = {"s64": "U64", "b64": "U64", "b32": "U32", "u64": "U64", "f32": "F32", "u32": "U32", "s32": "S32"}[
+        a.type
+    ]
     mods: dict[str, Mod] = {"op": name, "type": kind, "e": low.wide_address, "off": offset}
     data: list[Src] = [v if len(v) > 1 else v[0] for v in values]
     if op == "cas":
@@ -336,7 +351,12 @@ def locked(low: Lowering, i: ast.Instr) -> None:
     if i.op == "_ldslk":
         assert isinstance(i.args[0], ast.Name)
         at = Location(low, "shared", i.args[2])
-        inst = b.emit("LDSLK", "p2" if size == "64" else "pr", [at.base if at.base is not None else ZERO], {"size": size, "off": at.offset})
+        inst = b.emit(
+            "LDSLK",
+            "p2" if size == "64" else "pr",
+            [at.base if at.base is not None else ZERO],
+            {"size": size, "off": at.offset},
+        )
         p, d = inst.dsts
         assert isinstance(p, Value)
         low.set_predicate(i.args[0].name, p)
@@ -344,8 +364,12 @@ def locked(low: Lowering, i: ast.Instr) -> None:
         return
     at = Location(low, "shared", i.args[0])
     value = low.value(i.args[1], t)
-    inst = b.emit("STSUL", [], [at.base if at.base is not None else ZERO, value if len(value) > 1 else value[0]],
-                  {"size": size, "off": at.offset})
+    inst = b.emit(
+        "STSUL",
+        [],
+        [at.base if at.base is not None else ZERO, value if len(value) > 1 else value[0]],
+        {"size": size, "off": at.offset},
+    )
     _guard(low, i, inst)
 
 

@@ -9,23 +9,48 @@ from gpuvm.compiler.mir import CB, ZERO, Imm, Src
 
 # name -> special register of the chip
 _REGISTERS = {
-    "%tid.x": "SR_TID.X", "%tid.y": "SR_TID.Y", "%tid.z": "SR_TID.Z",
-    "%ctaid.x": "SR_CTAID.X", "%ctaid.y": "SR_CTAID.Y", "%ctaid.z": "SR_CTAID.Z",
+    "%tid.x": "SR_TID.X",
+    "%tid.y": "SR_TID.Y",
+    "%tid.z": "SR_TID.Z",
+    "%ctaid.x": "SR_CTAID.X",
+    "%ctaid.y": "SR_CTAID.Y",
+    "%ctaid.z": "SR_CTAID.Z",
     "%laneid": "SR_LANEID",
-    "%lanemask_eq": "SR_EQMASK", "%lanemask_lt": "SR_LTMASK", "%lanemask_le": "SR_LEMASK",
-    "%lanemask_gt": "SR_GTMASK", "%lanemask_ge": "SR_GEMASK",
+    "%lanemask_eq": "SR_EQMASK",
+    "%lanemask_lt": "SR_LTMASK",
+    "%lanemask_le": "SR_LEMASK",
+    "%lanemask_gt": "SR_GTMASK",
+    "%lanemask_ge": "SR_GEMASK",
     **{f"%pm{k}": f"SR_PM{k}" for k in range(8)},
 }
 # name -> word of c[0x0] that the driver fills
 _CONSTANTS = {
-    "%ntid.x": 0x08, "%ntid.y": 0x0C, "%ntid.z": 0x10, "%nctaid.x": 0x14, "%nctaid.y": 0x18, "%nctaid.z": 0x1C,
+    "%ntid.x": 0x08,
+    "%ntid.y": 0x0C,
+    "%ntid.z": 0x10,
+    "%nctaid.x": 0x14,
+    "%nctaid.y": 0x18,
+    "%nctaid.z": 0x1C,
 }
-_VOLATILE = {"%clock": "SR_CLOCKLO", "%clock_hi": "SR_CLOCKHI", "%globaltimer_lo": "SR_CLOCKLO",
-             "%globaltimer_hi": "SR_CLOCKHI"}
+_VOLATILE = {
+    "%clock": "SR_CLOCKLO",
+    "%clock_hi": "SR_CLOCKHI",
+    "%globaltimer_lo": "SR_CLOCKLO",
+    "%globaltimer_hi": "SR_CLOCKHI",
+}
 _WARP_VIRTUAL = {"%warpid": (8, 6), "%smid": (20, 9)}
 """name -> (bit, bits) of SR_VIRTID."""
-_FIXED = {"%tid.w": 0, "%ctaid.w": 0, "%ntid.w": 0, "%nctaid.w": 0, "WARP_SZ": 32, "%gridid": 0, "%nsmid": 16,
-          "%nwarpid": 48, "%is_explicit_cluster": 0}
+_FIXED = {
+    "%tid.w": 0,
+    "%ctaid.w": 0,
+    "%ntid.w": 0,
+    "%nctaid.w": 0,
+    "WARP_SZ": 32,
+    "%gridid": 0,
+    "%nsmid": 16,
+    "%nwarpid": 48,
+    "%is_explicit_cluster": 0,
+}
 
 
 def read(low: Lowering, name: str, kind: str) -> Pair | None:
@@ -71,7 +96,8 @@ def _clock(low: Lowering, register: str) -> Src:
 
 
 def _clock64(low: Lowering) -> Pair:
-    """High, low, high again: if the high word moved, the low word belongs to the second one and counts as 0."""
+    """High, low, high again: if the high word moved, the low word belongs to the second one and counts as 0.
+    """
     b = low.builder
     first = _clock(low, "SR_CLOCKHI")
     lo = _clock(low, "SR_CLOCKLO")

@@ -48,7 +48,8 @@ def bar(low: Lowering, i: ast.Instr) -> None:
     p = low.predicate(rest[-1])
     inst = b.emit("BARRED", "rp", [which, count, p], {"op": mods[1].upper()})
     word, flag = inst.dsts
-    assert isinstance(word, Value) and isinstance(flag, Value)
+    assert isinstance(word, Value)
+    assert isinstance(flag, Value)
     if mods[1] == "popc":
         low.set_word(d, word)
     else:
@@ -67,7 +68,9 @@ def _full_mask(low: Lowering, i: ast.Instr, o: ast.Operand) -> None:
         inst = low.builder.maker(s, "VOTE")
         if inst is None:
             raise unsupported(
-                i.text, i.line, "a vote takes all active threads of the warp on this chip; the mask must be 0xffffffff"
+                i.text,
+                i.line,
+                "a vote takes all active threads of the warp on this chip; the mask must be 0xffffffff",
             )
 
 
@@ -88,7 +91,8 @@ def vote(low: Lowering, i: ast.Instr) -> None:
         raise CompileError(f"{i.text} needs .all, .any, .uni or .ballot", i.line)
     inst = b.emit("VOTE", "rp", [p], {"op": {"all": "ALL", "any": "ANY", "uni": "EQ", "ballot": "ANY"}[mode]})
     word, flag = inst.dsts
-    assert isinstance(word, Value) and isinstance(flag, Value)
+    assert isinstance(word, Value)
+    assert isinstance(flag, Value)
     if mode == "ballot":
         low.set_word(d, word)
     else:

@@ -77,7 +77,9 @@ class Instr:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call: `target` is a function or, for an indirect call, a register; `prototype` names the prototype or table."""
+    """A call: `target` is a function or, for an indirect call, a register; `prototype` names the prototype or
+    table.
+    """
 
     target: str
     returns: tuple[str, ...]
@@ -116,7 +118,9 @@ class Prototype:
 
 @dataclass(frozen=True, slots=True)
 class SymbolRef:
-    """An address in an initialiser. `generic` asks for the generic address, `mask` for one byte of it (0xff << shift)."""
+    """An address in an initialiser. `generic` asks for the generic address, `mask` for one byte of it (0xff
+    << shift).
+    """
 
     name: str
     offset: int = 0
@@ -126,7 +130,9 @@ class SymbolRef:
 
 @dataclass(slots=True)
 class Variable:
-    """A declared variable or parameter. `count` is the number of elements over all dimensions, 0 for an unsized array."""
+    """A declared variable or parameter. `count` is the number of elements over all dimensions, 0 for an
+    unsized array.
+    """
 
     name: str
     space: str

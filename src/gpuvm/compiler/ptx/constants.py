@@ -1,4 +1,5 @@
-"""PTX constants and constant expressions: C's operators on 64-bit integers, hexadecimal floats by their bits."""
+"""PTX constants and constant expressions: C's operators on 64-bit integers, hexadecimal floats by their bits.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +21,11 @@ _BINARY: tuple[dict[str, Callable[[int, int], int]], ...] = (
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge},
     {"<<": lambda a, b: a << (b & 63), ">>": lambda a, b: a >> (b & 63)},
     {"+": operator.add, "-": operator.sub},
-    {"*": operator.mul, "/": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1),
-     "%": lambda a, b: abs(a) % abs(b) * (-1 if a < 0 else 1)},
+    {
+        "*": operator.mul,
+        "/": lambda a, b: abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1),
+        "%": lambda a, b: abs(a) % abs(b) * (-1 if a < 0 else 1),
+    },
 )
 MAXIMUM_NESTING = 200
 

@@ -9,7 +9,9 @@ from gpuvm.compiler.errors import CompileError
 
 
 class Token(NamedTuple):
-    """`kind`: "w" word (may hold dots), "n" number, "s" string, or the punctuation character itself; "" at the end."""
+    """`kind`: "w" word (may hold dots), "n" number, "s" string, or the punctuation character itself; "" at
+    the end.
+    """
 
     kind: str
     text: str

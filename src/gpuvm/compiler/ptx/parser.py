@@ -1,4 +1,6 @@
-"""PTX tokens to a syntax tree (`ast.Module`): a recursive-descent parser over declarations, bodies and operands."""
+"""PTX tokens to a syntax tree (`ast.Module`): a recursive-descent parser over declarations, bodies and
+operands.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,10 @@ from gpuvm.compiler.ptx.constants import Expression, number
 from gpuvm.compiler.ptx.lexer import Token, tokenize
 
 SPACES = {".global": "global", ".const": "const", ".shared": "shared", ".local": "local", ".param": "param"}
-TYPES = frozenset(
-    "b8 b16 b32 b64 b128 u8 u16 u32 u64 s8 s16 s32 s64 f16 f16x2 bf16 bf16x2 f32 f64 pred texref samplerref surfref".split()
-)
+TYPES = frozenset((
+    *(f"{k}{n}" for k in "bus" for n in (8, 16, 32, 64)),
+    "b128", "f16", "f16x2", "bf16", "bf16x2", "f32", "f64", "pred", "texref", "samplerref", "surfref",
+))  # fmt: skip
 LINKAGE = frozenset((".extern", ".visible", ".weak", ".common"))
 # Directives with numbers that say something about a kernel.
 TUNING = frozenset((".maxntid", ".reqntid", ".minnctapersm", ".maxnreg", ".maxnctapersm", ".noreturn"))
@@ -30,6 +33,7 @@ class Parser(Expression):
 
     def module(self) -> ast.Module:
         module = ast.Module()
+        explicit = False
         while self.kind:
             token = self.next()
             word = token.text
@@ -47,9 +51,12 @@ class Parser(Expression):
                 while self.accept(","):
                     self.expect("w")
             elif word == ".address_size":
-                module.address_size = int(self.expect("n").text)
+                module.address_size = self.plain_integer()
+                explicit = True
                 if module.address_size not in (32, 64):
-                    raise CompileError(f".address_size must be 32 or 64, not {module.address_size}", token.line)
+                    raise CompileError(
+                        f".address_size must be 32 or 64, not {module.address_size}", token.line
+                    )
             elif word in (".file", ".loc"):
                 self.skip_line(token.line)
             elif word == ".section":
@@ -57,12 +64,16 @@ class Parser(Expression):
             elif word == ".pragma":
                 self.skip_to_semicolon()
             elif word == ".alias":
-                raise unsupported(".alias", token.line, "function aliases are not implemented; name the function itself")
+                raise unsupported(
+                    ".alias", token.line, "function aliases are not implemented; name the function itself"
+                )
             else:
                 self.back()
                 self.declaration(module)
         if not module.version[0]:
             raise CompileError("a PTX module starts with .version")
+        if not explicit and any(_addresses_are_wide(f.body or ()) for f in module.functions):
+            module.address_size = 64
         return module
 
     def declaration(self, module: ast.Module) -> None:
@@ -150,7 +161,16 @@ class Parser(Expression):
             elif word == "ptr":
                 # .ptr[.space][.align n] says where a pointer parameter points to: an optimisation hint only.
                 continue
-            elif word in ("ptr.global", "ptr.const", "ptr.shared", "ptr.local", "global", "const", "shared", "local"):
+            elif word in (
+                "ptr.global",
+                "ptr.const",
+                "ptr.shared",
+                "ptr.local",
+                "global",
+                "const",
+                "shared",
+                "local",
+            ):
                 continue
             elif space == "const" and word.startswith("bank"):
                 raise unsupported(token.text, token.line, "numbered constant banks ended with PTX 2.2")
@@ -187,11 +207,35 @@ class Parser(Expression):
                 number_of = self.plain_integer()
                 self.expect(">")
                 for k in range(number_of):
-                    out.append(ast.Variable(f"{name}{k}", space, kind, max(align, size * vector), vector, count, array,
-                                            None, linkage, at))
+                    out.append(
+                        ast.Variable(
+                            f"{name}{k}",
+                            space,
+                            kind,
+                            max(align, size * vector),
+                            vector,
+                            count,
+                            array,
+                            None,
+                            linkage,
+                            at,
+                        )
+                    )
             else:
-                out.append(ast.Variable(name, space, kind, max(align, min(size * vector, 16)), vector, count, array,
-                                        init, linkage, at))
+                out.append(
+                    ast.Variable(
+                        name,
+                        space,
+                        kind,
+                        max(align, min(size * vector, 16)),
+                        vector,
+                        count,
+                        array,
+                        init,
+                        linkage,
+                        at,
+                    )
+                )
             if single or not self.accept(","):
                 break
         if not single:
@@ -415,7 +459,11 @@ class Parser(Expression):
                 if self.kind in ("+", "-"):
                     offset = self.constant()
                 elif self.kind == ",":
-                    raise unsupported("a texture or tensor address", self.line, "textures and tensor maps are not implemented")
+                    raise unsupported(
+                        "a texture or tensor address",
+                        self.line,
+                        "textures and tensor maps are not implemented",
+                    )
             else:
                 offset = self.constant()
             self.expect("]")
@@ -454,6 +502,21 @@ class Parser(Expression):
     def skip_to_semicolon(self) -> None:
         while self.next().kind not in (";", ""):
             pass
+
+
+def _addresses_are_wide(body: tuple[ast.Statement, ...]) -> bool:
+    """Before PTX 2.3 nothing but the registers used as addresses said how wide addresses are."""
+    wide: list[str] = []
+    used: set[str] = set()
+    work: list[ast.Statement] = list(body)
+    for s in work:
+        if isinstance(s, ast.Scope):
+            work.extend(s.body)
+        elif isinstance(s, ast.RegisterDecl) and type_size(s.type) == 8:
+            wide.append(s.name)
+        elif isinstance(s, ast.Instr) and s.op in ("ld", "st", "atom", "red") and "global" in s.mods:
+            used.update(o.base for o in s.args if isinstance(o, ast.Address) and o.base is not None)
+    return any(u == w or (u.startswith(w) and u[len(w) :].isdigit()) for w in wide for u in used)
 
 
 def type_size(name: str) -> int:
