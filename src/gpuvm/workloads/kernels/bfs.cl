@@ -6,8 +6,8 @@ typedef struct {
 } Node;
 
 __kernel void expand(__global const Node *nodes, __global const int *edges, __global unsigned char *frontier,
-                     __global unsigned char *marked, __global const unsigned char *visited, __global int
-                     *cost, int count)
+                     __global unsigned char *marked, __global const unsigned char *visited,
+                     __global int *cost, int count)
 {
     int node = get_global_id(0);
     if (node < count && frontier[node]) {
@@ -24,8 +24,8 @@ __kernel void expand(__global const Node *nodes, __global const int *edges, __gl
     }
 }
 
-__kernel void advance(__global unsigned char *frontier, __global unsigned char *marked, __global unsigned char
-                      *visited, __global unsigned char *again, int count)
+__kernel void advance(__global unsigned char *frontier, __global unsigned char *marked,
+                      __global unsigned char *visited, __global unsigned char *again, int count)
 {
     int node = get_global_id(0);
     if (node < count && marked[node]) {

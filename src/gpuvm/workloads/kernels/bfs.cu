@@ -5,8 +5,8 @@ struct Node {
     int count;
 };
 
-extern "C" __global__ void expand(const Node *nodes, const int *edges, unsigned char *frontier, unsigned char
-                                  *marked, const unsigned char *visited, int *cost, int count)
+extern "C" __global__ void expand(const Node *nodes, const int *edges, unsigned char *frontier,
+                                  unsigned char *marked, const unsigned char *visited, int *cost, int count)
 {
     int node = blockIdx.x * blockDim.x + threadIdx.x;
     if (node < count && frontier[node]) {

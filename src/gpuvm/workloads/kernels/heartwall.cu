@@ -34,10 +34,10 @@
 #define ROLLED _Pragma("unroll 1")
 
 // A warp takes a column, its lanes the rows.
-#define FOR_EACH(columns, rows)                                                                                \
-    ROLLED                                                                                                     \
-    for (int column = ty; column < (columns); column += WARPS)                                                 \
-        ROLLED                                                                                                 \
+#define FOR_EACH(columns, rows) \
+    ROLLED \
+    for (int column = ty; column < (columns); column += WARPS) \
+        ROLLED \
         for (int row = tx; row < (rows); row += LANES)
 
 struct Change {
@@ -50,9 +50,9 @@ struct Change {
 // weight of the old.
 __constant__ Change change;
 
-extern "C" __global__ void heartwall(const float *frame, int frame_rows, int frame_columns, int frames, int
-                                     *base_rows, int *base_columns, int *track_rows, int *track_columns, float
-                                     *templates, float *scratch)
+extern "C" __global__ void heartwall(const float *frame, int frame_rows, int frame_columns, int frames,
+                                     int *base_rows, int *base_columns, int *track_rows, int *track_columns,
+                                     float *templates, float *scratch)
 {
     __shared__ float area[A * TALL];
     __shared__ float part_sum[T];

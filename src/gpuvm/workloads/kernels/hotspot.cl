@@ -3,9 +3,9 @@
 // zone), so blocks overlap by 2 * steps.
 #define TILE 16
 
-__kernel void hotspot(int steps, __global const float *power, __global const float *source, __global float
-                      *target, int columns, int rows, float step_capacity, float rx1, float ry1, float rz1,
-                      float ambient)
+__kernel void hotspot(int steps, __global const float *power, __global const float *source,
+                      __global float *target, int columns, int rows, float step_capacity, float rx1,
+                      float ry1, float rz1, float ambient)
 {
     __local float now[TILE][TILE];
     __local float heat[TILE][TILE];

@@ -3,9 +3,9 @@
 // zone), so blocks overlap by 2 * steps.
 #define TILE 16
 
-extern "C" __global__ void hotspot(int steps, const float *power, const float *source, float *target, int
-                                   columns, int rows, float step_capacity, float rx1, float ry1, float rz1,
-                                   float ambient)
+extern "C" __global__ void hotspot(int steps, const float *power, const float *source, float *target,
+                                   int columns, int rows, float step_capacity, float rx1, float ry1,
+                                   float rz1, float ambient)
 {
     __shared__ float now[TILE][TILE];
     __shared__ float heat[TILE][TILE];

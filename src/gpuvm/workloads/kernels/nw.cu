@@ -43,8 +43,8 @@ extern "C" __global__ void upper(const int *similarity, int *score, int width, i
     score_tile(similarity, score, width, penalty, blockIdx.x, diagonal - 1 - blockIdx.x);
 }
 
-extern "C" __global__ void lower(const int *similarity, int *score, int width, int penalty, int diagonal, int
-                                 tiles)
+extern "C" __global__ void lower(const int *similarity, int *score, int width, int penalty, int diagonal,
+                                 int tiles)
 {
     score_tile(similarity, score, width, penalty, blockIdx.x + tiles - diagonal, tiles - 1 - blockIdx.x);
 }

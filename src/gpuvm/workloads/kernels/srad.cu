@@ -46,8 +46,8 @@ extern "C" __global__ void reduce(int count, int stride, float *sums, float *squ
 }
 
 extern "C" __global__ void srad(int rows, int count, const int *above, const int *below, const int *right,
-                                const int *left, float *north, float *south, float *east, float *west, float
-                                speckle, float *coefficient, const float *image)
+                                const int *left, float *north, float *south, float *east, float *west,
+                                float speckle, float *coefficient, const float *image)
 {
     int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= count)
@@ -73,8 +73,8 @@ extern "C" __global__ void srad(int rows, int count, const int *above, const int
 }
 
 extern "C" __global__ void srad2(int rows, int count, const int *below, const int *right, const float *north,
-                                 const float *south, const float *east, const float *west, float lambda, const
-                                 float *coefficient, float *image)
+                                 const float *south, const float *east, const float *west, float lambda,
+                                 const float *coefficient, float *image)
 {
     int i = blockIdx.x * THREADS + threadIdx.x;
     if (i >= count)

@@ -3,9 +3,9 @@
 // diffuses.
 #define TILE 16
 
-__kernel void coefficients(__global float *east, __global float *west, __global float *north, __global float
-                           *south, __global const float *image, __global float *coefficient, int columns, int
-                           rows, float speckle)
+__kernel void coefficients(__global float *east, __global float *west, __global float *north,
+                           __global float *south, __global const float *image, __global float *coefficient,
+                           int columns, int rows, float speckle)
 {
     __local float tile[TILE][TILE];
     int tx = get_local_id(0), ty = get_local_id(1);

@@ -3,8 +3,9 @@
 // diffuses.
 #define TILE 16
 
-extern "C" __global__ void coefficients(float *east, float *west, float *north, float *south, const float
-                                        *image, float *coefficient, int columns, int rows, float speckle)
+extern "C" __global__ void coefficients(float *east, float *west, float *north, float *south,
+                                        const float *image, float *coefficient, int columns, int rows,
+                                        float speckle)
 {
     __shared__ float tile[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
@@ -51,9 +52,9 @@ extern "C" __global__ void coefficients(float *east, float *west, float *north, 
     north[at] = n;
 }
 
-extern "C" __global__ void update(const float *east, const float *west, const float *north, const float
-                                  *south, float *image, const float *coefficient, int columns, int rows, float
-                                  lambda)
+extern "C" __global__ void update(const float *east, const float *west, const float *north,
+                                  const float *south, float *image, const float *coefficient, int columns,
+                                  int rows, float lambda)
 {
     __shared__ float tile[TILE][TILE];
     int tx = threadIdx.x, ty = threadIdx.y;
