@@ -442,3 +442,47 @@ def test_machines_that_are_gone_hold_nothing_of_the_host(machine: Any) -> None:
 
     first = visit()
     assert max(visit() for _ in range(4)) <= first
+
+
+def test_a_new_channel_does_not_run_what_the_last_one_submitted(make_machine: Make) -> None:
+    """GP_PUT of the channel before, cleared while the dispatcher was busy, was cleared too late."""
+    kernels = Kernels()
+    machine = make_machine(executor=kernels, watchdog_s=60.0)
+    busy, guest = (machine.guest(name).start() for name in ("busy", "guest"))
+    for _ in range(3):
+        assert guest.copy(0x200000, DATA, 64) == "done"
+    occupied = busy.submit(LAUNCH)
+    assert kernels.started.wait(5)
+    guest.write(0x3008, 0)
+    guest.device.write_block(1, 0x1000, bytes(0x100), 4)
+    assert guest.device.read(1, 0x108C, 4) == 0
+    # The ring's old entries point where the new channel maps nothing.
+    for page in range(16):
+        guest.entry(0xA0000 + 0x1000 * page, 0)
+    guest.put = 0
+    guest.write(0x3008, 0xC0000000 | INSTANCE >> 12)
+    guest.write(0x300C, 0x001F0001)
+    guest.playlist(1)
+    guest.flush()
+    time.sleep(0.05)
+    kernels.ready.set()
+    assert busy.wait(occupied) == "done"
+    time.sleep(0.05)
+    assert guest.read(0x2100) & 1 << 28 == 0, "nothing ran"
+
+
+def test_work_that_was_submitted_before_the_channel_was_bound_waits_for_its_turn(make_machine: Make) -> None:
+    kernels = Kernels()
+    machine = make_machine(executor=kernels, watchdog_s=60.0)
+    busy, guest = (machine.guest(name).start() for name in ("busy", "guest"))
+    occupied = busy.submit(LAUNCH)
+    assert kernels.started.wait(5)
+    guest.write(0x3008, 0)
+    number = guest.submit([])
+    guest.write(0x3008, 0xC0000000 | INSTANCE >> 12)
+    guest.write(0x300C, 0x001F0001)
+    guest.playlist(1)
+    assert guest.wait(number, 0.1) == "timeout"
+    kernels.ready.set()
+    assert busy.wait(occupied) == "done"
+    assert guest.wait(number) == "done"

@@ -18,6 +18,12 @@ from gpuvm.pci.memory import PAGE
 
 RAMFC_END = 0x200
 RAMFC_USERD = 0x08
+RAMFC_GP_GET = 0x14
+RAMFC_RING_SIZE = 0x4C
+RING_SIZE_MAX = 24
+"""Log2 of the most entries that a GPFIFO has."""
+
+USERD_GP_PUT = 0x8C
 DIRECTORY = 0x200
 LIMIT = 0x208
 CONTEXTS = range(0x210, 0x300, 0x10)
@@ -129,6 +135,26 @@ class ShadowChannel:
         self._counters.channel_binds += 1
         self.reflect(0, BLOCK_END)
         return True
+
+    def withhold(self) -> int | None:
+        """Take back what GP_PUT in the poll area submits beyond where the block stands, so that binding runs
+        nothing.
+
+        Returns
+        -------
+        int or None
+            The GP_PUT to submit in the VM's turn, None if nothing is.
+        """
+        view = self._pool.vram.view
+        (userd,) = struct.unpack_from("<Q", view, self.shadow + RAMFC_USERD)
+        (submitted,) = struct.unpack_from("<I", view, userd + USERD_GP_PUT)
+        (size,) = struct.unpack_from("<I", view, self.shadow + RAMFC_RING_SIZE)
+        (fetched,) = struct.unpack_from("<I", view, self.shadow + RAMFC_GP_GET)
+        fetched %= 1 << min(size >> 16 & 0x1F, RING_SIZE_MAX)
+        if submitted == fetched:
+            return None
+        struct.pack_into("<I", view, userd + USERD_GP_PUT, fetched)
+        return int(submitted)
 
     def unbind(self) -> None:
         """Free the shadow; the GPU must not use the channel any more."""

@@ -240,9 +240,12 @@ class FullGpu(TrappedGpu):
         if not self._poll_mapped(offset):
             return
         if poll & 0xFFF == GP_PUT and size == 4:
-            self._submitted[poll >> 12] = value
-            self._doorbell(self.channels[poll >> 12], value)
-            return
+            channel = self.channels[poll >> 12]
+            self._submitted[channel.number] = value
+            if channel.instance is not None:
+                self._doorbell(channel, value)
+                return
+            # Of a channel that is not bound, GP_PUT is mere memory, and changes at once.
         self.counters.vram_accesses += 1
         self._gpu.device.write(1, (self._grant.channels.base << 12) + poll, size, value)
 
@@ -309,8 +312,11 @@ class FullGpu(TrappedGpu):
             self._update_guarded()
         self._aggregator.instances[channel.shadow >> 12] = (self, channel)
         self.counters.gpu_register_writes += 1
+        submitted = channel.withhold()
         with self._aggregator.lock:
             self._gpu.write(register, value & CHANNEL_FLAGS | channel.shadow >> 12)
+        if submitted is not None:
+            self._doorbell(channel, submitted)
 
     def _unbind_channel(self, channel: ShadowChannel) -> bool:
         """Take a channel off the GPU and free its shadow; False if the GPU did not let go of it."""
