@@ -72,9 +72,10 @@ class Lud(Workload):
         return {"product": inputs["matrix"].astype(np.float64)}
 
     def check(self, inputs: Inputs, outputs: Arrays) -> Verdict:
-        # The factors of an ill-conditioned matrix (Rodinia's is one) may be far from the exact ones, but their
-        # product is the matrix: element by element within n roundings of |L||U| for certain, and within about
-        # sqrt(n) where roundings go both ways, as they do. Observed are 4 to 7.4 for n = 64 to 512.
+        # The factors of an ill-conditioned matrix (Rodinia's is one) may be far from the exact ones, but
+        # their product is the matrix: element by element within n roundings of |L||U| for certain, and
+        # within about sqrt(n) where roundings go both ways, as they do. Observed are 4 to 7.4 for n = 64 to
+        # 512.
         want = self.reference(inputs)["product"]
         got = outputs.get("matrix")
         if got is None or got.shape != want.shape:
