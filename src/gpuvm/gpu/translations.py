@@ -41,10 +41,13 @@ _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
+_REFUSED_WRITE = paging.SUPERVISOR | paging.READ_ONLY
+
+
 class Directory:
     """128 MiB of address space: the tables as last read and the entries held, one for each 4 KiB."""
 
-    __slots__ = ("entries", "large", "pde", "pieces", "small", "stale")
+    __slots__ = ("_breaks", "_entries", "large", "pde", "pieces", "small", "stale")
 
     def __init__(self) -> None:
         self.pde = 0
@@ -54,6 +57,25 @@ class Directory:
         self.stale = False
         self.pieces = 0
         """Mappings that the host's view of these 128 MiB takes."""
+
+    @property
+    def entries(self) -> npt.NDArray[np.uint64]:
+        """The entries held; replaced as a whole, never changed in place."""
+        return self._entries
+
+    @entries.setter
+    def entries(self, entries: npt.NDArray[np.uint64]) -> None:
+        self._entries = entries
+        self._breaks: npt.NDArray[np.int32] | None = None
+
+    def straight(self, first: int, count: int) -> int:
+        """Return entry `first` if it is present and the `count - 1` behind it continue it, else 0."""
+        if self._breaks is None:
+            steps = np.diff(self._entries) != np.uint64(paging.PAGE_STEP)
+            self._breaks = np.concatenate(([0], np.cumsum(steps, dtype=np.int32))).astype(np.int32)
+        if self._breaks[first + count - 1] != self._breaks[first]:
+            return 0
+        return int(self._entries[first])
 
 
 class Budget:
@@ -195,8 +217,13 @@ class Translations:
                 end = min(last + 1, (index + 1) << paging.DIRECTORY_SHIFT)
                 first = (address >> 12) & (paging.SMALL_ENTRIES - 1)
                 count = ((end - 1) >> 12) - (address >> 12) + 1
-                entries = self._held(index, first, count, write)
-                self._resolve(entries, address, end, write, pieces)
+                directory = self._directories.get(index)
+                entry = 0 if directory is None or directory.stale else directory.straight(first, count)
+                if entry and not entry & (_REFUSED_WRITE if write else paging.SUPERVISOR):
+                    self._locate(entry, address, end, write, pieces)
+                else:
+                    entries = self._held(index, first, count, write)
+                    self._resolve(entries, address, end, write, pieces)
                 address = end
         return pieces
 
@@ -244,18 +271,22 @@ class Translations:
             return
         for first, pages in found_runs:
             stop = min(end, ((address >> 12) + first + pages) << 12)
-            entry = int(entries[first])
-            target = entry >> paging.TARGET_SHIFT
-            physical = ((entry & paging.ADDRESS_MASK) << 8) + (at & 0xFFF)
-            while at < stop:
-                found = self._memory.locate(target, physical)
-                if found is None:
-                    raise MmuFault(at, write, Reason.PAGE_NOT_PRESENT)
-                region, offset = found
-                length = min(stop - at, region.size - offset)
-                _append(pieces, region, offset, length)
-                at += length
-                physical += length
+            self._locate(int(entries[first]), at, stop, write, pieces)
+            at = stop
+
+    def _locate(self, entry: int, at: int, stop: int, write: bool, pieces: list[Run]) -> None:
+        """Append the memory behind a range whose pages continue `entry`."""
+        target = entry >> paging.TARGET_SHIFT
+        physical = ((entry & paging.ADDRESS_MASK) << 8) + (at & 0xFFF)
+        while at < stop:
+            found = self._memory.locate(target, physical)
+            if found is None:
+                raise MmuFault(at, write, Reason.PAGE_NOT_PRESENT)
+            region, offset = found
+            length = min(stop - at, region.size - offset)
+            _append(pieces, region, offset, length)
+            at += length
+            physical += length
 
     def _scattered(
         self,
