@@ -123,7 +123,7 @@ class StructuredMachine(Counting):
     def load_flags(self) -> Flags:
         if not self.entry.flags:
             return Flags([lambda: FALSE] * 4)
-        got = [self.owner.variables.pload(f"c{n}", "v") for n in range(4)]
+        got = [PVal("v", bits=self.owner.read_mask(f"c{n}")) for n in range(4)]
         return Flags([lambda n=n: got[n] for n in range(4)])  # type: ignore[misc]
 
     def blend_reg(self, index: int) -> bool:
