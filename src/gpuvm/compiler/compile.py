@@ -28,6 +28,8 @@ from gpuvm.isa.instruction import Imm, Instruction, Mem, Operand, Target
 HANDLER_MODULES = (calls, compare, convert, floating, integer, memory, special, sync)
 MAXIMUM_REGISTERS = 63
 MINIMUM_REGISTERS = 16
+STACK_ENTRY = 16
+"""Bytes of one entry of the reconvergence stack."""
 CALL_STACK_BYTES = 1024
 """Stack for recursion, when the depth is not known."""
 
@@ -206,9 +208,7 @@ class _Compiler:
 
     def _link(self, name: str, body: Body) -> KernelImage:
         """One kernel with the functions it reaches, as bytes."""
-        names = [name]
-        for n in names:
-            names.extend(c for c in self.codes[n].calls if c not in names)
+        names = self._reached(name)
         starts: dict[str, int] = {}
         at = 0
         for n in names:
@@ -232,7 +232,7 @@ class _Compiler:
             shared_size=self.shared_end[name],
             local_size=local_size,
             stack_size=stack,
-            crs_stack=0,
+            crs_stack=self._reconvergence_stack(name),
             barriers=barriers,
             parameters=low.param_list,
             parameter_size=low.param_size,
@@ -256,6 +256,27 @@ class _Compiler:
             + (f", {len(self.layout.constant)} bytes cmem[2]" if self.layout.constant else "")
         )
         return image
+
+    def _reconvergence_stack(self, name: str) -> int:
+        """Bytes of a warp's stack that always suffice; 0 if recursion leaves no bound.
+
+        Entries of parted paths hold disjoint sets of threads, so there are fewer than 32 of them at any time.
+        """
+
+        def entries(n: str, depth: int) -> int:
+            code = self.codes[n]
+            inner = [entries(c, depth + 1) + 1 for c in code.calls]
+            return code.pushes + max(inner, default=0)
+
+        if any(n in self.recursive for n in self._reached(name)):
+            return 0
+        return STACK_ENTRY * (32 + entries(name, 0))
+
+    def _reached(self, name: str) -> list[str]:
+        names = [name]
+        for n in names:
+            names.extend(c for c in self.codes[n].calls if c not in names)
+        return names
 
     def _frames(self, kernel: str, names: list[str]) -> tuple[dict[str, int], int]:
         """Local address of each function's frame: behind the frames of all its callers."""

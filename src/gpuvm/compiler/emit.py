@@ -75,6 +75,8 @@ class Code:
     barriers: int
     calls: list[str]
     uses_stack: bool
+    pushes: int = 0
+    """SSY and PBK in the code: no more of its entries are on the reconvergence stack at once."""
     spill_stores: int = 0
     spill_loads: int = 0
     constants: bytes = b""
@@ -378,6 +380,7 @@ class Emitter:
             fn.barriers,
             list(dict.fromkeys(fn.calls)),
             fn.uses_stack,
+            pushes=sum(map(len, self.plan.pushes.values())),
             spill_stores=self.spills[0],
             spill_loads=self.spills[1],
             constants=bytes(fn.constants),
