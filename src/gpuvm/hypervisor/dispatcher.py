@@ -71,6 +71,9 @@ class Dispatcher:
         self._consumed = consumed
         self._busy = busy
         self._wake = threading.Condition()
+        self._ringing = threading.Lock()
+        """Held while a doorbell is rung, so that one which is cancelled meanwhile is not; taken before
+        `_wake`."""
         self._pending: dict[int, deque[Command[Doorbell]]] = {}
         self._last: dict[int, int] = {}
         """Channel -> value that was rung last."""
@@ -113,10 +116,13 @@ class Dispatcher:
             self._wake.notify_all()
 
     def cancel(self, channel: int) -> None:
-        """Drop what a physical channel has queued: it was stopped or killed."""
-        with self._wake:
+        """Drop what a physical channel has queued: it was stopped or killed. None of it is rung after this
+        returns."""
+        with self._ringing, self._wake:
             for command in self._pending.get(channel, ()):
                 command.payload.cancelled = True
+            if self._active is not None and self._active.payload.channel == channel:
+                self._active.payload.cancelled = True
             self._finish(channel)
 
     def idle(self, channel: int) -> None:
@@ -182,7 +188,9 @@ class Dispatcher:
         doorbell = command.payload
         started = time.monotonic_ns()
         try:
-            self._ring(doorbell.channel, doorbell.value)
+            with self._ringing:
+                if not doorbell.cancelled:
+                    self._ring(doorbell.channel, doorbell.value)
             if self._last.get(doorbell.channel) == doorbell.value:
                 self._done = self._consumed(doorbell.channel, doorbell.value) or self._done
             self._last[doorbell.channel] = doorbell.value
