@@ -16,12 +16,11 @@ from gpuvm.guest.driver.context import GpuContext
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.ring import Ring
 
-RING = 32 << 20
+RING = 8 << 20
 MINIMUM_RING = 64 << 10
-DEPTH = 4
-"""Pieces (eighths of the ring) of a download under way. They, the next one and what is skipped at the ring's
-end
-never fill the ring, so a piece is not handed out again before the CPU has emptied it."""
+DEPTH = 3
+"""Pieces (quarters of the ring) of a download under way. They and what is skipped at the ring's end fit the
+ring, so a piece is not handed out again before the CPU has emptied it."""
 
 
 class _Pinned:
@@ -42,7 +41,7 @@ class _Pinned:
                 raise
         self._channel = gpu.channel
         self._ring = Ring(size, gpu.channel.finished, gpu.channel.wait)
-        self.piece = size // 8
+        self.piece = size // 4
 
     def reserve(self, size: int) -> int:
         """Return the address of `size` bytes that the channel's next submission uses (its lock is held)."""
