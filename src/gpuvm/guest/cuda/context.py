@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 import weakref
 from bisect import bisect_right, insort
 from operator import attrgetter
 from typing import Any
-
-import structlog
 
 from gpuvm.guest.cuda import attributes as device
 from gpuvm.guest.cuda.base import ApiBase
@@ -24,7 +23,8 @@ from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
 from gpuvm.guest.ranges import OutOfSpace, RangeAllocator
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
+"""The standard library's: unconfigured, it writes to stderr, so a program's own output stays clean."""
 
 CUcontext: Any = NAMES["CUcontext"]
 CUlimit: Any = NAMES["CUlimit"]
@@ -145,7 +145,8 @@ class Context:
             else:
                 self.error = FAULT_RESULTS[next(iter(FAULT_RESULTS))]
             self.detail = str(error)
-            log.warning("context stopped by the GPU", error=self.error.name, detail=self.detail)
+            machine = self.gpu.driver.machine.name
+            log.warning("%s: a CUDA context was stopped, %s: %s", machine, self.error.name, self.detail)
         return CudaError(self.error, self.detail)
 
     def submit(self, stream: Stream, words: list[int]) -> int:

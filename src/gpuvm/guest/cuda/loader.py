@@ -84,8 +84,7 @@ def compile_text(text: bytes, options: JitOptions) -> Compiled:
     Raises
     ------
     CudaError
-        INVALID_PTX for text that cannot be compiled, NO_BINARY_FOR_GPU for what this GPU has no means for;
-        the detail has the compiler's sentence.
+        INVALID_PTX for text that cannot be compiled; the detail has the compiler's sentence.
     """
     level = options.integer("OPTIMIZATION_LEVEL")
     try:
