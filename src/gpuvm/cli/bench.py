@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from gpuvm.cli.errors import FAILED, CommandError, choose, choose_one
+from gpuvm.cli.errors import FAILED, CommandError, choose, choose_one, save
 from gpuvm.cli.progress import observer
 from gpuvm.hypervisor.errors import HypervisorError
 from gpuvm.lab.experiment import Plan, carry_out
@@ -32,6 +34,7 @@ def bench(
     repeat: int,
     seed: int,
     times: str,
+    picture: Path | None,
 ) -> None:
     """Carry out what the options say, print the table, write the JSON.
 
@@ -53,12 +56,11 @@ def bench(
     )
     if data is not None and not data.is_dir():
         raise CommandError(f"--data must be a folder laid out as Rodinia's data, got {data}")
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise CommandError(f"--json must name a file in a folder that exists, got {json_file}")
+    check_outputs(json_file, picture)
     runs = perform(plan)
     if json_file is not None:
         write(json_file, runs)
-    show(runs, chosen_times)
+    show(runs, chosen_times, picture)
     finish(runs)
 
 
@@ -66,8 +68,9 @@ DEMO_SIZES: dict[str, str] = {}
 """Workloads that the demo runs at another size than the papers'."""
 
 
-def demo(json_file: Path | None) -> None:
+def demo(json_file: Path | None, picture: Path | None) -> None:
     """Two machines share the GPU; the same natively and passed through."""
+    check_outputs(json_file, picture)
     everything = list(WORKLOADS.values())
     plan = Plan(
         modes=list(MODES),
@@ -83,8 +86,15 @@ def demo(json_file: Path | None) -> None:
     runs = perform(plan)
     if json_file is not None:
         write(json_file, runs)
-    show(runs, "wall")
+    show(runs, "wall", picture)
     finish(runs)
+
+
+def check_outputs(json_file: Path | None, picture: Path | None) -> None:
+    """Find out before the work, not after it, that its result has no place."""
+    for option, path in (("--json", json_file), ("--svg", picture)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CommandError(f"{option} must name a file in a folder that exists, got {path}")
 
 
 def perform(plan: Plan) -> list[Run]:
@@ -108,21 +118,28 @@ def names(plan: Plan, mode: str) -> list[str]:
 
 def write(path: Path, runs: list[Run]) -> None:
     """Write the JSON document."""
-    try:
-        path.write_text(json.dumps(document(describe(), runs), indent=1) + "\n")
-    except OSError as error:
-        raise CommandError(f"{path} must be writable: {error.strerror}", FAILED) from None
+    save(path, (json.dumps(document(describe(), runs), indent=1) + "\n").encode())
 
 
-def show(runs: list[Run], times: str) -> None:
-    """Print the table, never narrower than it needs to be, and the closing sentences."""
+def show(runs: list[Run], times: str, picture: Path | None) -> None:
+    """Print the table, never narrower than it needs to be, and the closing sentences; also as a picture."""
     table = comparison(runs, times)
     console = Console(highlight=False)
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
-    console = Console(highlight=False, width=max(needed, console.width))
-    console.print(table)
-    for line in totals(runs):
-        console.print(line, markup=False)
+    outputs = [Console(highlight=False, width=max(needed, console.width))]
+    if picture is not None:
+        outputs.append(Console(highlight=False, width=needed, record=True, file=io.StringIO()))
+    for output in outputs:
+        output.print(table)
+        for line in totals(runs):
+            output.print(line, markup=False)
+    if picture is not None:
+        drawn = outputs[-1].export_svg(title="gpuvm")
+        save(picture, FONT_DOWNLOADS.sub("", drawn).encode())
+
+
+FONT_DOWNLOADS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""A picture shows with the fonts that are there; it loads none."""
 
 
 def finish(runs: list[Run]) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gpuvm.cli.code import save
-from gpuvm.cli.errors import FAILED, CommandError, existing_file
+from gpuvm.cli.errors import FAILED, CommandError, existing_file, save
 from gpuvm.compiler import compile_ptx
 from gpuvm.compiler.errors import CompileError
 from gpuvm.compiler.nvrtc import NvrtcMissingError, compile_cuda

@@ -1,4 +1,5 @@
-"""What the command says when it cannot do what a person asked: one sentence on stderr and an exit status."""
+"""What the command says when it cannot do what a person asked: one sentence on stderr and an exit status;
+and the reading of options and files that ends so."""
 
 from __future__ import annotations
 
@@ -58,6 +59,14 @@ def existing_file(path: Path) -> Path:
     if not path.is_file():
         raise CommandError(f"{path} must be a file; {'it is a folder' if path.is_dir() else 'there is none'}")
     return path
+
+
+def save(path: Path, data: bytes) -> None:
+    """Write a file."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise CommandError(f"{path} must be writable: {error.strerror}", FAILED) from None
 
 
 def size_bytes(what: str, text: str) -> int:

@@ -65,6 +65,9 @@ def doctor(
     command.doctor(as_json)
 
 
+Picture = Annotated[
+    Path | None, typer.Option("--svg", metavar="FILE", help="Also draw the table into a picture.")
+]
 Seconds = Annotated[
     float | None,
     typer.Option("--watchdog", min=0.1, help="Kill a kernel that runs longer than this many seconds."),
@@ -76,6 +79,7 @@ def demo(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the measurements as JSON.")
     ] = None,
+    picture: Picture = None,
 ) -> None:
     """Two virtual machines share one GPU, a native and a pass-through run beside them.
 
@@ -83,7 +87,7 @@ def demo(
     """
     from gpuvm.cli import bench as command
 
-    command.demo(json_file)
+    command.demo(json_file, picture)
 
 
 @app.command()
@@ -116,6 +120,7 @@ def bench(
     times: Annotated[
         str, typer.Option(metavar="wall|device", help="Which time the table gives the phases in.")
     ] = "wall",
+    picture: Picture = None,
 ) -> None:
     """Run workloads in modes, check every result, and say what it took.
 
@@ -123,7 +128,7 @@ def bench(
     """
     from gpuvm.cli import bench as command
 
-    command.bench(mode, workload, size, vms, scheduler, data, json_file, repeat, seed, times)
+    command.bench(mode, workload, size, vms, scheduler, data, json_file, repeat, seed, times, picture)
 
 
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -190,9 +195,9 @@ def disasm(
 @app.command()
 def asm(
     source: Annotated[Path, typer.Argument(metavar="X.s", help="Fermi assembly, as disasm prints it.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="X.bin", help="Bare code, no ELF.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="X.cubin|X.bin", help="Where it goes.")],
 ) -> None:
-    """Assemble Fermi machine code."""
+    """Assemble Fermi machine code: a cubin, or bare code if the text names no kernel."""
     from gpuvm.cli import code as command
 
     command.assemble_file(source, output)

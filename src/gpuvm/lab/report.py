@@ -11,7 +11,9 @@ from rich.table import Table
 
 from gpuvm.lab.clock import add
 from gpuvm.lab.costs import device_seconds
+from gpuvm.lab.modes import MODES
 from gpuvm.lab.runner import Run
+from gpuvm.workloads import WORKLOADS
 from gpuvm.workloads.base import PHASES
 
 SCHEMA = 1
@@ -111,10 +113,15 @@ def totals(runs: Sequence[Run], baseline: str = "native") -> list[str]:
 
 
 def _by_workload(runs: Sequence[Run]) -> dict[str, dict[str, list[Run]]]:
+    """Runs by workload and mode, both in the order of their tables, whatever order they ran in."""
     groups: dict[str, dict[str, list[Run]]] = {}
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (_place(run.workload, WORKLOADS), _place(run.mode, MODES))):
         groups.setdefault(run.workload, {}).setdefault(run.mode, []).append(run)
     return groups
+
+
+def _place(name: str, table: Mapping[str, object]) -> int:
+    return list(table).index(name) if name in table else len(table)
 
 
 def _verified(group: Sequence[Run]) -> str:
