@@ -6,10 +6,14 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from guest_support import Lab, ok
 
+import kernels
 from gpuvm.guest.injection import current, inside, run_program
+from gpuvm.guest.pythonic import Gpu, GpuError
+from gpuvm.lab.system import System
 
 PROGRAMS = Path(__file__).parent / "programs"
 needs_nvrtc = pytest.mark.usefixtures("nvrtc")
@@ -111,3 +115,27 @@ def test_threads_belong_to_the_machine_of_their_starter() -> None:
     assert seen == {id(lab): [lab.cuda] * 3 for lab in labs}
     for lab in labs:
         lab.close()
+
+
+@pytest.mark.parametrize("mode", ["passthrough", "fv-naive"])
+def test_the_same_driver_and_program_on_a_virtual_gpu(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with System(mode, 1, memory=64 << 20, vram=64 << 20) as system, system.guests[0].process() as cuda:
+        for _ in range(2):
+            assert run_program(cuda, PROGRAMS / "streams.py") == 0
+    assert capsys.readouterr().out == "streams are right\n" * 2
+
+
+def test_a_fault_in_one_machine_is_no_other_machines_business() -> None:
+    with System("fv-naive", 2, memory=64 << 20, vram=64 << 20) as system:
+        sick, healthy = system.guests
+        with sick.process() as bad, healthy.process() as good, Gpu(good) as gpu:
+            module = gpu.module(kernels.STORE)
+            out = gpu.zeros(64, np.uint32)
+            for round_ in range(3):
+                with Gpu(bad) as other:
+                    broken = other.module(kernels.STORE)
+                    broken.load[1, 1](0x10, 0x20)
+                    module.store[2, 32](out, round_)
+                    with pytest.raises(GpuError, match="ILLEGAL_ADDRESS"):
+                        other.synchronize()
+                assert np.array_equal(out.get(), np.arange(round_, round_ + 64))
