@@ -7,6 +7,8 @@ import itertools
 import os
 import threading
 import time
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from gpuvm.jit import layout as at
 from gpuvm.jit.fault import POOL_SIZE, POOL_WORKERS, runtime
 from gpuvm.jit.launch import ErrorKind, ExecutionError, Launch, Outcome, Statistics
-from gpuvm.jit.space import VA_SIZE, AccessError
+from gpuvm.jit.space import VA_SIZE, AccessError, AddressSpace
 from gpuvm.jit.translate import Translation, Translator
 
 MAX_THREADS_PER_BLOCK = 1536
@@ -70,6 +72,7 @@ class _Context:
         self.barriers = _Memory(16 * at.BARRIER_SIZE)
         self.locks = _Memory(1 << 14)
         self.local = _Memory(64)
+        self.local_owner: weakref.ref[AddressSpace] | Callable[[], None] = lambda: None
         self.states = _Memory(64)
         self.counters = _Memory(64)
         self.number = number
@@ -78,8 +81,10 @@ class _Context:
         groups = translation.groups
         local = launch.local_positive + launch.local_negative
         stride = local * translation.lanes
-        if self.local.size < stride * groups + 64:
+        if local and (self.local.size < stride * groups + 64 or self.local_owner() is not launch.space):
+            # Another address space may be another virtual machine's: nothing of it may be left to read.
             self.local = _Memory(stride * groups + 64)
+            self.local_owner = weakref.ref(launch.space)
         if self.states.size < translation.state_bytes * groups + 64:
             self.states = _Memory(translation.state_bytes * groups + 64)
         count = len(translation.mixes) + 1

@@ -52,7 +52,8 @@ def stack_ir() -> str:
     # .S: the lanes wait at the innermost reconvergence point, which must be an SSY's (divergence entries aside).
     join = (
         "define void @gpuvm_join(ptr %ctx, ptr %state, i64 %lanes, i32 %pc) ATTRS {\n" + state
-        + "  br label %head\nhead:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n  %empty = icmp eq i32 %n, 0\n"
+        + "  %nobody = icmp eq i64 %lanes, 0\n  br i1 %nobody, label %done, label %head\n"
+        "head:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n  %empty = icmp eq i32 %n, 0\n"
         "  br i1 %empty, label %bad, label %turn\nbad:\n" + fail("%pc") + "turn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
         + "  %kind = load i32, ptr %e\n  %div = icmp eq i32 %kind, 0\n  br i1 %div, label %head, label %check\n"
         f"check:\n  %ssy = icmp eq i32 %kind, {at.KIND_SSY}\n  br i1 %ssy, label %ok, label %bad\nok:\n"
@@ -64,11 +65,7 @@ def stack_ir() -> str:
     leave = (
         "define void @gpuvm_leave(ptr %ctx, ptr %state, i32 %kind, i64 %lanes, i32 %pc) ATTRS {\n" + state
         + "  %not = xor i64 %lanes, -1\n  br label %find\nfind:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n"
-        "  %empty = icmp eq i32 %n, 0\n  br i1 %empty, label %bad, label %turn\nbad:\n"
-        f"  %isret = icmp eq i32 %kind, {at.KIND_RET}\n  br i1 %isret, label %end, label %err\nerr:\n" + fail("%pc")
-        # RET with nothing to return to ends the threads, as a kernel's own RET does.
-        + "end:\n  call void @gpuvm_exit(ptr %state, i64 %lanes)\n  br label %done\n"
-        "turn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
+        "  %empty = icmp eq i32 %n, 0\n  br i1 %empty, label %bad, label %turn\nbad:\n" + fail("%pc") + "turn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
         + "  %k = load i32, ptr %e\n  %hit = icmp eq i32 %k, %kind\n  br i1 %hit, label %strip, label %find\n"
         "strip:\n  %i0 = add i32 %n1, 1\n  br label %each\neach:\n  %i = phi i32 [ %i0, %strip ], [ %i1, %clear ]\n"
         "  %more = icmp ult i32 %i, %sp\n  br i1 %more, label %clear, label %done\nclear:\n" + entry("c", "%i")

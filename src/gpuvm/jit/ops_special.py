@@ -34,7 +34,7 @@ def thread_axis(m: Machine, axis: int) -> Val:
         if axis == 0:
             return divide(m, linear, bx)[1]
         rest = divide(m, linear, bx)[0]
-        return divide(m, rest, by)[axis - 1] if axis == 1 else divide(m, rest, by)[0]
+        return divide(m, rest, by)[1 if axis == 1 else 0]
     stride = (1, bx, bx * by)[axis]
     size = (bx, by, bz)[axis]
     start: Val = first
@@ -49,12 +49,12 @@ def thread_axis(m: Machine, axis: int) -> Val:
 
 
 def divide(m: Machine, v: Val, by: int) -> tuple[Val, Val]:
-    """Quotient and remainder of small numbers (below 2**16) by a constant."""
+    """Quotient and remainder of thread numbers by a constant."""
     em = m.em
     if by == 1:
         return v, em.const(0)
-    # q = v * ceil(2**20 / by) >> 20 is exact for v < 1024 and by <= 1024.
-    quotient = em.ibin("lshr", em.ibin("mul", v, em.const(-(-(1 << 20) // by))), em.const(20))
+    # q = v * ceil(2**22 / by) >> 22 is exact, and fits 32 bits, for v and by up to 1536.
+    quotient = em.ibin("lshr", em.ibin("mul", v, em.const(-(-(1 << 22) // by))), em.const(22))
     return quotient, em.ibin("sub", v, em.ibin("mul", quotient, em.const(by)))
 
 

@@ -646,7 +646,7 @@ class Structured:
             self._jump(after)
             return
         where = find_kind(self.stack, kind) if kind else -1
-        if kind is not None and where < 0 and kind != "RET":
+        if kind is not None and where < 0:
             some = m.any_lane(m.mask())
             if m.guard is TRUE or some is True:
                 m.fail(ErrorKind.STACK)
