@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpuvm.guest.cuda.context import Context, Stream
+    from gpuvm.guest.cuda.libraries import Library
+    from gpuvm.guest.cuda.linker import LinkState
     from gpuvm.guest.cuda.memory import Pinned
-    from gpuvm.guest.cuda.module import Function, Library, LinkState, Module
+    from gpuvm.guest.cuda.module import Function, Module
     from gpuvm.guest.cuda.streams import Event
     from gpuvm.guest.driver.device import Driver
     from gpuvm.guest.machine import Machine

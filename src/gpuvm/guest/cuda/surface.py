@@ -6,19 +6,21 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from gpuvm.guest.cuda.context import Context, ContextApi
+from gpuvm.guest.cuda.context import Context
+from gpuvm.guest.cuda.contexts import ContextApi
 from gpuvm.guest.cuda.core import PARAMETERS, unsupported
 from gpuvm.guest.cuda.device import DeviceApi
 from gpuvm.guest.cuda.launch import LaunchApi
 from gpuvm.guest.cuda.legacy import LegacyApi
-from gpuvm.guest.cuda.memory import MemoryApi
-from gpuvm.guest.cuda.module import ModuleApi
+from gpuvm.guest.cuda.libraries import LibraryApi
+from gpuvm.guest.cuda.linker import LinkerApi
+from gpuvm.guest.cuda.rectangles import RectangleApi
 from gpuvm.guest.cuda.streams import StreamApi
 from gpuvm.guest.cuda.types import NAMES, Boxed, Structure
 from gpuvm.guest.machine import Machine
 
 
-class Cuda(LaunchApi, LegacyApi, ModuleApi, MemoryApi, StreamApi, ContextApi, DeviceApi):
+class Cuda(LaunchApi, LegacyApi, LibraryApi, LinkerApi, RectangleApi, StreamApi, ContextApi, DeviceApi):
     """CUDA in one machine.
 
     Its attributes are the names of `cuda.bindings.driver` (12.9): every function returns a tuple that begins
