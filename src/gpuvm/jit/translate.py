@@ -6,7 +6,6 @@ import bisect
 import functools
 import hashlib
 import io
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -125,8 +124,10 @@ class Translator:
         self._recent: dict[object, tuple[tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation], ...]] = {}
         """By place: what was found there last, to be compared with the code that is there now."""
         self.disk = DiskCache(cache_dir)
+        self.plan = Plan()
+        """How to translate from now on (tests and experiments change it)."""
         machine = target()
-        self._version = (source_version(), machine.version, machine.cpu, machine.features, tuple(choices()))
+        self._version = (source_version(), machine.version, machine.cpu, machine.features)
 
     def get(self, launch: Launch) -> Translation:
         """The translation for a launch.
@@ -138,7 +139,8 @@ class Translator:
         """
         space, base = launch.space, launch.code_base
         limits = limits_of(launch)
-        place = (base, launch.entry, launch.block, limits)
+        plan = self.plan
+        place = (base, launch.entry, launch.block, limits, plan)
         for spans, code, made in self._recent.get(place, ()):
             try:
                 if all(space.read(base + start, end - start) == text for (start, end), text in zip(spans, code, strict=True)):
@@ -147,7 +149,7 @@ class Translator:
                 continue
         started = time.perf_counter()
         first = space.read(base + launch.entry, 4)
-        disk_key = DiskCache.key(self._version, launch.entry, first, launch.block, limits)
+        disk_key = DiskCache.key(self._version, launch.entry, first, launch.block, limits, plan)
         found = self._stored(disk_key, launch, started)
         if found is not None:
             spans, code, got = found
@@ -155,11 +157,11 @@ class Translator:
             program = discover(lambda offset, size: space.read(base + offset, size), launch.entry)
             spans = tuple(program.spans)
             code = tuple(space.read(base + start, end - start) for start, end in spans)
-            key = (launch.entry, spans, code, tuple(sorted(program.unreadable)), launch.block, limits)
+            key = (launch.entry, spans, code, tuple(sorted(program.unreadable)), launch.block, limits, plan)
             with self._lock:
                 known = self._made.get(key)
             if known is None:
-                known, data = self._make(program, launch, limits, started)
+                known, data = self._make(program, launch, limits, plan, started)
                 if not program.unreadable:
                     entry = Entry({"spans": spans, "facts": known.facts.to_json()}, [*code, data])
                     self.disk.put(disk_key, entry)
@@ -193,9 +195,11 @@ class Translator:
             return spans, tuple(code), Translation(library, facts, time.perf_counter() - started)
         return None
 
-    def _make(self, program: Program, launch: Launch, limits: Limits, started: float) -> tuple[Translation, bytes]:
+    def _make(
+        self, program: Program, launch: Launch, limits: Limits, plan: Plan, started: float
+    ) -> tuple[Translation, bytes]:
         machine = target()
-        text, frame = translate_program(program, launch.block, limits)
+        text, frame = translate_program(program, launch.block, limits, plan)
         data = machine.compile(text)
         library = machine.load(data, ["kernel"], runtime().imports)
         facts = Facts(
@@ -205,26 +209,37 @@ class Translator:
         return Translation(library, facts, time.perf_counter() - started), data
 
 
-def translate_program(program: Program, block: tuple[int, int, int], limits: Limits) -> tuple[str, Frame]:
+@dataclass(frozen=True)
+class Plan:
+    """Choices that are usually left to `translate_program`.
+
+    Attributes
+    ----------
+    general : bool
+        Use the general translator whatever the code looks like.
+    lanes : int
+        Lanes of a group: 32 is a warp, 1 a thread at a time; 0 chooses.
+    """
+
+    general: bool = False
+    lanes: int = 0
+
+
+def translate_program(
+    program: Program, block: tuple[int, int, int], limits: Limits, plan: Plan
+) -> tuple[str, Frame]:
     """The module of a program: structured if its control flow allows, else general."""
     machine = target()
-    lanes = int(os.environ.get("GPUVM_LANES", "32"))
-    shape = Shape(lanes, min(machine.unit, lanes), block)
+    lanes = plan.lanes or 32
     try:
-        if os.environ.get("GPUVM_JIT") == "general":
-            raise Unstructured
+        if plan.general:
+            raise Unstructured("as planned")
+        shape = Shape(lanes, min(machine.unit, lanes), block)
         em, frame = Structured(program, shape, limits, machine.avx512).translate()
     except (Unstructured, BarrierReduction):
+        shape = Shape(32, machine.unit, block)
         em, frame = General(program, shape, limits, machine.avx512).translate()
-    text = module_ir(machine, em, frame, inline=True)
-    if os.environ.get("GPUVM_DUMP_IR"):
-        Path(os.environ["GPUVM_DUMP_IR"]).write_text(text)
-    return text, frame
-
-
-def choices() -> list[str]:
-    """Settings for experiments that change what is made."""
-    return [f"{name}={os.environ[name]}" for name in ("GPUVM_LANES", "GPUVM_JIT") if name in os.environ]
+    return module_ir(machine, em, frame, inline=True), frame
 
 
 @functools.cache
@@ -245,5 +260,5 @@ def limits_of(launch: Launch) -> Limits:
         local_window=launch.local_window,
         barriers=min(max(launch.barriers, 0), 16),
         stack_entries=entries,
-        uniform_loads=launch.local_positive + launch.local_negative == 0 or os.environ.get('GPUVM_LANES')=='1',
+        uniform_loads=launch.local_positive + launch.local_negative == 0,
     )
