@@ -49,6 +49,9 @@ class RecordingExecutor:
             statistics=Statistics(blocks=launch.grid[0], warp_instructions=10)
         )
 
+    def prepare(self, launch: Launch) -> None:
+        """There is nothing to translate."""
+
     def run(self, launch: Launch, stop: StopFlag | None) -> Outcome:
         self.launches.append(launch)
         assert stop is not None

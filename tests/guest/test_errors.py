@@ -23,8 +23,8 @@ POINTER = (ctypes.c_void_p, ctypes.c_void_p)
 
 @pytest.fixture
 def impatient() -> Iterator[Lab]:
-    """A machine whose GPU ends a launch after two seconds (of which translating a kernel may take one)."""
-    made = Lab(watchdog_s=2.0)
+    """A machine whose GPU ends a launch after three tenths of a second."""
+    made = Lab(watchdog_s=0.3)
     ok(made.cuda.cuInit(0))
     ok(made.cuda.cuCtxCreate(0, 0))
     yield made

@@ -335,7 +335,7 @@ class Pgraph(Engine):
             local_window=state[0x77C >> 2],
         )
         executor, stop = self.gpu.executor(), StopFlag()
-        timer = self._watch(stop)
+        timer = None
         with self._abort_lock:
             self._launching = (channel, stop)
             self._swept = None
@@ -343,6 +343,10 @@ class Pgraph(Engine):
             stop.kill()
         space.running(+1)
         try:
+            if self.gpu.watchdog_s is not None:
+                # The limit is the kernel's own time; translating it is ours.
+                executor.prepare(launch)
+            timer = self._watch(stop)
             outcome = executor.run(launch, stop)
         finally:
             space.running(-1)

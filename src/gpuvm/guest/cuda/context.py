@@ -16,7 +16,7 @@ from gpuvm.guest.cuda.staging import Staging
 from gpuvm.guest.cuda.types import NAMES
 from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
 from gpuvm.guest.driver.copy import copy_linear, m2mf_linear, m2mf_rectangle
-from gpuvm.guest.driver.errors import ChannelFault, DeviceTimeout
+from gpuvm.guest.driver.errors import ChannelFault
 from gpuvm.guest.driver.hardware import BIG_PAGE
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
@@ -134,13 +134,10 @@ class Context:
         if self.error is not None:
             raise CudaError(self.error, self.detail)
 
-    def poison(self, error: ChannelFault | DeviceTimeout) -> CudaError:
+    def poison(self, error: ChannelFault) -> CudaError:
         """Make a fault the context's sticky error; returns what to raise."""
         if self.error is None:
-            if isinstance(error, ChannelFault):
-                self.error = FAULT_RESULTS[error.fault.kind]
-            else:
-                self.error = FAULT_RESULTS[next(iter(FAULT_RESULTS))]
+            self.error = FAULT_RESULTS[error.fault.kind]
             self.detail = str(error)
             machine = self.gpu.driver.machine.name
             log.warning("%s: a CUDA context was stopped, %s: %s", machine, self.error.name, self.detail)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpuvm.guest.cuda.function_data import FUNCTIONS
 from gpuvm.guest.cuda.types import NAMES
-from gpuvm.guest.driver.errors import ChannelFault, DeviceTimeout, FaultKind, NoDevice, OutOfMemory
+from gpuvm.guest.driver.errors import ChannelFault, DriverError, FaultKind, NoDevice, OutOfMemory
 
 CUresult: Any = NAMES["CUresult"]
 SUCCESS = CUresult.CUDA_SUCCESS
@@ -72,7 +72,7 @@ def result_of(error: Exception) -> Any:
         return CUresult.CUDA_ERROR_OUT_OF_MEMORY
     if isinstance(error, NoDevice):
         return CUresult.CUDA_ERROR_NO_DEVICE
-    return CUresult.CUDA_ERROR_LAUNCH_TIMEOUT
+    return CUresult.CUDA_ERROR_UNKNOWN
 
 
 def entry(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,7 +96,7 @@ def _entry(method: Callable[..., Any], needs_init: bool) -> Callable[..., Any]:
             return (CUresult.CUDA_ERROR_NOT_INITIALIZED, *nothing)
         try:
             value = method(self, *args, **kwargs)
-        except (CudaError, ChannelFault, OutOfMemory, NoDevice, DeviceTimeout) as error:
+        except (CudaError, DriverError) as error:
             self.last_error = f"{name}: {error}"
             return (result_of(error), *nothing)
         if extra == 0:
