@@ -175,6 +175,9 @@ GLOBAL_BPT_INT = 1 << 4
 class Executor(Protocol):
     """Who runs grids: `gpuvm.jit.executor.Executor`, or a test's stand-in."""
 
+    def prepare(self, launch: Launch) -> None:
+        """Translate what `run` would translate first."""
+
     def run(self, launch: Launch, stop: StopFlag | None) -> Outcome: ...
 
 
