@@ -13,7 +13,7 @@ from gpuvm.lab.doctor import State
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GPUVM_CACHE_DIR", str(tmp_path))
 
 
 def test_json_names_every_finding_with_its_state() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -12,13 +10,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from gpuvm.cli.errors import FAILED
+from gpuvm.jit.cache import default_directory
 from gpuvm.lab.doctor import Finding, State, examine
 
 _MARKS = {State.OK: "[green]ok[/]", State.OPTIONAL: "[yellow]lacks[/]", State.MISSING: "[red]missing[/]"}
 
 
 def doctor(as_json: bool) -> None:
-    findings = examine(cache_folder())
+    findings = examine(default_directory())
     if as_json:
         rows = [
             {"name": f.name, "state": f.state.value, "value": f.value, "advice": f.advice} for f in findings
@@ -29,12 +28,6 @@ def doctor(as_json: bool) -> None:
         print(_summary(findings))
     if any(finding.state is State.MISSING for finding in findings):
         raise typer.Exit(FAILED)
-
-
-def cache_folder() -> Path:
-    """Where translated kernels are kept between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gpuvm"
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -134,7 +134,7 @@ def _cache(cache: Path) -> Iterator[Finding]:
     if writable:
         yield Finding("cache", State.OK, f"{cache}, {size / 2**20:.1f} MiB of translated kernels")
     else:
-        yield Finding("cache", State.OPTIONAL, f"{cache} is not writable", "set XDG_CACHE_HOME")
+        yield Finding("cache", State.OPTIONAL, f"{cache} is not writable", "set GPUVM_CACHE_DIR")
 
 
 def _nvrtc() -> Iterator[Finding]:
