@@ -74,6 +74,9 @@ class Kernels:
         self.started = threading.Event()
         self.launches = 0
 
+    def prepare(self, launch: Launch) -> None:
+        """There is nothing to translate."""
+
     def run(self, launch: Launch, stop: Any) -> Outcome:
         self.launches += 1
         self.started.set()
