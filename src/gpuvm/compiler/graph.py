@@ -1,5 +1,4 @@
-"""Graph facts that several passes need: orders, dominators, strongly connected components. Nodes are 0..n-1.
-"""
+"""Graph facts that several passes need: orders, dominators, loops, strong components. Nodes are 0..n-1."""
 
 from __future__ import annotations
 

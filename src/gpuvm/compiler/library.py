@@ -44,28 +44,32 @@ def supported(op: str, kind: str) -> bool:
     return kind in _SUPPORTED.get(op, "").split()
 
 
-# Single precision: exact where no intermediate result leaves the normal range (which `test` says), else in
-# double precision. Two Newton steps make the reciprocal good enough that one correction rounds every quotient
-# right: checked for all divisors against the quotients nearest to a tie. The root was checked for all
-# arguments.
+# Single precision: exact where no intermediate result leaves the normal range (which %p says at the end),
+# else in double precision. With a reciprocal good to one unit, one Newton step and one correction round every
+# quotient right: checked for all divisors against the quotients nearest to a tie. The root was checked for
+# all arguments. The divisor is at most 2**126, so its reciprocal is normal; the dividend at least 2**-100, so
+# remainders are exact.
 _DIVISION = """
 rcp.approx.ftz.f32 %r, %y; neg.f32 %n, %y;
 fma.rn.f32 %e, %n, %r, 0f3F800000; fma.rn.f32 %r, %r, %e, %r;
-fma.rn.f32 %e, %n, %r, 0f3F800000; fma.rn.f32 %r, %r, %e, %r;
-mul.rn.f32 %q, %x, %r; fma.rn.f32 %e, %n, %q, %x; fma.rn.f32 %d, %e, %r, %q;
-"""
-_DIVISOR = """
-abs.f32 %n, %y; setp.ge.f32 %p, %n, 0f2B800000; setp.le.and.f32 %p, %n, 0f53800000, %p;
+mul.rn.f32 %q, %x, %r; fma.rn.f32 %e, %n, %q, %x; fma.rn.f32 %d, %e, %r, %q; abs.f32 %q, %d;
 """
 _SINGLE = {
     "div": (
         "{reg} %x, {reg} %y",
-        _DIVISION + "abs.f32 %q, %x; setp.ge.f32 %p, %q, 0f17800000; setp.le.and.f32 %p, %q, 0f67800000, %p;"
-        "mov.b32 %b, %x; setp.eq.or.u32 %p, %b, 0, %p;"
-        "abs.f32 %n, %y; setp.ge.and.f32 %p, %n, 0f2B800000, %p; setp.le.and.f32 %p, %n, 0f53800000, %p;",
+        _DIVISION + "abs.f32 %n, %x; setp.ge.f32 %p, %n, 0f0D800000; setp.ge.and.f32 %p, %q, 0f01000000, %p;"
+        "mov.b32 %b, %x; setp.eq.or.u32 %p, %b, 0, %p; setp.le.and.f32 %p, %q, 0f7E800000, %p;"
+        "abs.f32 %n, %y; setp.le.and.f32 %p, %n, 0f7E800000, %p;",
         "%x, %y",
     ),
-    "rcp": ("{reg} %y", "mov.f32 %x, 0f3F800000;" + _DIVISION + _DIVISOR, "%y"),
+    "rcp": (
+        "{reg} %y",
+        "mov.f32 %x, 0f3F800000;"
+        + _DIVISION
+        + "setp.ge.f32 %p, %q, 0f01000000; setp.le.and.f32 %p, %q, 0f7E800000, %p;"
+        "abs.f32 %n, %y; setp.le.and.f32 %p, %n, 0f7E800000, %p;",
+        "%y",
+    ),
     "sqrt": (
         "{reg} %x",
         "rsqrt.approx.ftz.f32 %r, %x; mul.rn.f32 %q, %x, %r; mul.rn.f32 %n, %r, 0f3F000000; neg.f32 %e, %n;"

@@ -156,8 +156,7 @@ class Term:
 
 
 class Block:
-    """A basic block. `preds` and `term.targets` are block numbers; an edge occurs once for each target entry.
-    """
+    """A basic block. `preds` and `term.targets` are block numbers; an edge occurs once a target entry."""
 
     __slots__ = ("depth", "id", "insts", "phis", "preds", "term")
 

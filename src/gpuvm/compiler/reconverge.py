@@ -105,8 +105,7 @@ class _Level:
         self.idom = {names[k]: (names[d] if d >= 0 else None) for k, d in enumerate(tree.idom)}
 
     def _groups(self) -> None:
-        """Assign each node the first sink that it reaches, and find post-dominators among nodes of one sink.
-        """
+        """Assign each node the first sink that it reaches; find post-dominators among nodes of one sink."""
         p = self.planner
         sinks: list[int] = []
         if self.loop is not None:

@@ -141,6 +141,5 @@ class _Divergence:
 
 
 def mark_uniform(fn: Fn) -> None:
-    """Set `uniform` on branches whose condition is the same in all threads of a warp that get there together.
-    """
+    """Set `uniform` on branches whose condition is the same in all threads that get there together."""
     _Divergence(fn).run()

@@ -6,12 +6,12 @@ from gpuvm.compiler.build import Builder, Pair
 from gpuvm.compiler.errors import CompileError, unsupported
 from gpuvm.compiler.lower.compare import compare32, flushes
 from gpuvm.compiler.lower.core import Lowering, handles
-from gpuvm.compiler.lower.wide import constant64, select64
+from gpuvm.compiler.lower.wide import constant64
 from gpuvm.compiler.mir import ABS, NEG, TRUE, ZERO, Imm, Mod, PredConst, Src
 from gpuvm.compiler.ptx import ast
 
 ROUNDING = {"rn": "RN", "rz": "RZ", "rm": "RM", "rp": "RP"}
-ONE, ONE_D = Imm(0x3F800000), constant64(0x3FF0000000000000)
+ONE = Imm(0x3F800000)
 HALF_D = constant64(0x3FE0000000000000)
 TINY = Imm(0x00800000)
 """The smallest normal float."""
@@ -253,33 +253,24 @@ def reciprocal_seed(b: Builder, p: Pair) -> Pair:
     return ZERO, mufu(b, "RCP64H", p[1])
 
 
-def refine_reciprocal(b: Builder, p: Pair, r: Pair) -> Pair:
-    """Two Newton steps."""
-    for _ in range(2):
-        e = dfma(b, p, r, ONE_D, NEG)
-        r = dfma(b, r, e, r)
-    return r
-
-
 def divide32(low: Lowering, x: Src, y: Src, rnd: str, ftz: bool) -> Src:
     """Correctly rounded x / y of floats.
 
     In double precision neither overflow nor underflow can happen, and a quotient of 24-bit numbers that is
     good to 2**-52 lies on the right side of every float and every midpoint: one final conversion rounds for
-    all modes. Zeros, infinities and NaNs come from x times the unrefined reciprocal, which is exact for them.
+    all modes. Zeros, infinities and NaNs come from x times the reciprocal's estimate, which is exact for
+    them: they are where the corrections give NaN, and where x is 0 (the corrections lose the sign).
     """
     b = low.builder
     p, q = to_double(b, x, ftz), to_double(b, y, ftz)
-    seed = reciprocal_seed(b, q)
-    rough = dmul(b, p, seed)
-    r = refine_reciprocal(b, q, seed)
-    guess = dmul(b, p, r)
-    rest = dfma(b, q, guess, p, NEG)
-    exact = dfma(b, rest, r, guess)
-    # special: the rough quotient's exponent field is 0 or all ones
-    exponent = b.iadd(b.lop("AND", rough[1], Imm(0x7FF00000)), Imm(-0x00100000 & 0xFFFFFFFF))
-    special = b.compare("GE", exponent, Imm(0x7FE00000), False)
-    return to_single(b, select64(b, special, rough, exact), rnd, ftz)
+    r = reciprocal_seed(b, q)
+    rough = quotient = dmul(b, p, r)
+    for _ in range(2):
+        quotient = dfma(b, dfma(b, q, quotient, p, NEG), r, quotient)
+    d = to_single(b, quotient, rnd, ftz)
+    special = compare32(b, "NAN", d, d)
+    special = compare32(b, "EQ", x, ZERO, ftz, "OR", special)
+    return b.select(special, to_single(b, rough, rnd, ftz), d)
 
 
 def scaled_mufu(b: Builder, op: str, s: Src, ftz: bool, up: int, down: int) -> Src:
@@ -353,28 +344,16 @@ def square_root32(low: Lowering, s: Src, rnd: str, ftz: bool) -> Src:
     b = low.builder
     p = to_double(b, s, ftz)
     y: Pair = (ZERO, mufu(b, "RSQ64H", p[1]))
-    half = dmul(b, p, HALF_D)
-    e = dfma(b, dmul(b, half, y), y, HALF_D, NEG)
-    y = dfma(b, y, e, y)
     g = dmul(b, p, y)
     h = dmul(b, y, HALF_D)
-    rest = dfma(b, g, g, p, NEG)
-    g = dfma(b, rest, h, g)
-    rest = dfma(b, g, g, p, NEG)
-    root = dfma(b, rest, h, g)
+    for _ in range(2):
+        g = dfma(b, dfma(b, g, g, p, NEG), h, g)
+    d = to_single(b, g, rnd, ftz)
     # zeros and +infinity are their own roots
-    exponent = b.iadd(b.lop("AND", p[1], Imm(0x7FF00000)), Imm(-0x00100000 & 0xFFFFFFFF))
-    special = b.compare("GE", exponent, Imm(0x7FE00000), False)
-    itself = b.pair("DADD", [p, _special_root(b, p)])
-    return to_single(b, select64(b, special, itself, root), rnd, ftz)
-
-
-def _special_root(b: Builder, p: Pair) -> Pair:
-    """0 with p's sign for zeros and +infinity, NaN for -infinity and NaN: added to p it makes the special
-    root.
-    """
-    negative = b.compare("LT", p[1], ZERO, True, "AND", b.compare("NE", p[1], Imm(0x80000000), False))
-    return ZERO, b.select(negative, Imm(0x7FF80000), b.lop("AND", p[1], Imm(0x80000000)))
+    special = compare32(b, "EQ", s, Imm(0x7F800000))
+    special = compare32(b, "EQ", s, ZERO, ftz, "OR", special)
+    itself = fadd(b, s, Imm(0x80000000), {"ftz": True}) if ftz else s
+    return b.select(special, itself, d)
 
 
 @handles("sqrt", "_sqrt")

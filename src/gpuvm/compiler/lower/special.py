@@ -96,8 +96,7 @@ def _clock(low: Lowering, register: str) -> Src:
 
 
 def _clock64(low: Lowering) -> Pair:
-    """High, low, high again: if the high word moved, the low word belongs to the second one and counts as 0.
-    """
+    """High, low, high again: if the high word moved, the low word counts as 0."""
     b = low.builder
     first = _clock(low, "SR_CLOCKHI")
     lo = _clock(low, "SR_CLOCKLO")

@@ -1,5 +1,4 @@
-"""PTX constants and constant expressions: C's operators on 64-bit integers, hexadecimal floats by their bits.
-"""
+"""PTX constants and constant expressions: C's operators on 64-bit integers, floats by their bits."""
 
 from __future__ import annotations
 
