@@ -74,14 +74,19 @@ class Wide:
 
 
 class PVal:
-    """A predicate: uniform (`k` "u", `x` an i1) or per lane (`k` "v": units of i1 in `u`, the whole as `bits`)."""
+    """A predicate: uniform (`k` "u", `x` an i1) or per lane (`k` "v": units of i1 in `u`, the whole as `bits`).
 
-    __slots__ = ("bits", "k", "u", "x")
+    `regular` says that it comes from thread indices and uniform values alone, as bounds checks do.
+    """
+
+    __slots__ = ("bits", "k", "regular", "u", "x")
 
     def __init__(
-        self, k: str, *, x: bool | str | None = None, u: list[str] | None = None, bits: str | None = None
-    ) -> None:
+        self, k: str, *, x: bool | str | None = None, u: list[str] | None = None, bits: str | None = None,
+        regular: bool = False,
+    ) -> None:  # fmt: skip
         self.k = k
+        self.regular = regular or k == "u"
         self.x = x
         self.u = u
         self.bits = bits
@@ -452,6 +457,7 @@ class Emitter:
         return PVal(
             "v",
             u=[self.op(f"icmp {test} {self.vi} {p}, {q}") for p, q in zip(self.units(a), self.units(b), strict=True)],
+            regular=a.k != "v" and b.k != "v",
         )
 
     def select(self, p: PVal, a: Val, b: Val) -> Val:
@@ -572,8 +578,9 @@ class Emitter:
         if p.k == "u":
             return PVal("u", x=(not p.x) if isinstance(p.x, bool) else self.op(f"xor i1 {p.x}, true"))
         if p.u is not None:
-            return PVal("v", u=[self.op(f"xor {self.vb} {x}, splat (i1 true)") for x in p.u])
-        return PVal("v", bits=self.op(f"xor {self.mi} {p.bits}, -1"))
+            flipped = [self.op(f"xor {self.vb} {x}, splat (i1 true)") for x in p.u]
+            return PVal("v", u=flipped, regular=p.regular)
+        return PVal("v", bits=self.op(f"xor {self.mi} {p.bits}, -1"), regular=p.regular)
 
     def pbin(self, name: str, a: PVal, b: PVal) -> PVal:
         """and, or, xor of predicates."""
@@ -587,9 +594,10 @@ class Emitter:
         if a.k == "u" and b.k == "u":
             return PVal("u", x=self.op(f"{name} i1 {a.x}, {b.x}"))
         if a.u is None and b.u is None and a.k == "v" and b.k == "v":
-            return PVal("v", bits=self.op(f"{name} {self.mi} {a.bits}, {b.bits}"))
+            return PVal("v", bits=self.op(f"{name} {self.mi} {a.bits}, {b.bits}"), regular=a.regular and b.regular)
         rows = zip(self.punits(a), self.punits(b), strict=True)
-        return PVal("v", u=[self.op(f"{name} {self.vb} {x}, {y}") for x, y in rows])
+        joined = [self.op(f"{name} {self.vb} {x}, {y}") for x, y in rows]
+        return PVal("v", u=joined, regular=a.regular and b.regular)
 
     def pselect(self, p: PVal, a: PVal, b: PVal) -> PVal:
         """`a` where `p`, else `b`."""

@@ -24,6 +24,8 @@ from gpuvm.jit.translate import Translation, Translator
 MAX_THREADS_PER_BLOCK = 1536
 MAX_SHARED = 48 << 10
 BANK = (1 << 16) + 64
+ALONE_S = 60e-6
+"""Grids expected to take less than this run on the calling thread."""
 _launches = itertools.count(1)
 
 
@@ -276,14 +278,19 @@ class Executor:
             context.prepare(launch, translation, work.job.address, work.table.address, work.locks.address)
         self.runtime.install()
         began = time.perf_counter()
-        if threads > 1 and self._pool_lock.acquire(blocking=False):
+        # Waking other threads takes longer than a small grid does.
+        small = translation.block_s is not None and translation.block_s * (total - first) < ALONE_S
+        if threads > 1 and not small and self._pool_lock.acquire(blocking=False):
             try:
                 self.runtime.pool_run(self._get_pool().address, work.job.address)
             finally:
                 self._pool_lock.release()
         else:
             self.runtime.job(work.job.address, 0)
+            threads = 1
         native_s = time.perf_counter() - began
+        each = native_s * threads / (total - first)
+        translation.block_s = each if translation.block_s is None else min(translation.block_s * 1.05, each)
         outcome = self._outcome(launch, translation, work, total, first)
         outcome.statistics.native_s = native_s
         return outcome

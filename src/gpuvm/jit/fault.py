@@ -216,6 +216,19 @@ wake:
   %leave = icmp ne i32 %quit, 0
   br i1 %leave, label %out, label %work
 work:
+  %state = load atomic i32, ptr %p.pending seq_cst, align 4
+  br label %enter
+enter:
+  %old = phi i32 [ %state, %work ], [ %got, %try ]
+  %open = icmp slt i32 %old, 0
+  br i1 %open, label %try, label %finish
+try:
+  %more = add i32 %old, 1
+  %pair = cmpxchg ptr %p.pending, i32 %old, i32 %more seq_cst seq_cst
+  %got = extractvalue { i32, i1 } %pair, 0
+  %won = extractvalue { i32, i1 } %pair, 1
+  br i1 %won, label %inside, label %enter
+inside:
   %job = load ptr, ptr %p.job
   call void @gpuvm_job(ptr %job, i32 %index)
   %before = atomicrmw sub ptr %p.pending, i32 1 seq_cst
@@ -234,14 +247,14 @@ define void @gpuvm_pool_run(ptr %pool, ptr %job) ATTRS {
 entry:
   %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
   %p.pending = getelementptr i8, ptr %pool, i64 POOL_PENDING
-  %p.workers = getelementptr i8, ptr %pool, i64 POOL_WORKERS
   %p.job = getelementptr i8, ptr %pool, i64 POOL_JOB
-  %workers = load i32, ptr %p.workers
   store ptr %job, ptr %p.job
-  store atomic i32 %workers, ptr %p.pending seq_cst, align 4
+  ; The sign bit says that workers may still come in; the rest counts those inside.
+  store atomic i32 -2147483648, ptr %p.pending seq_cst, align 4
   %s = atomicrmw add ptr %p.sequence, i32 1 seq_cst
   %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 2147483647, ptr null)
   call void @gpuvm_job(ptr %job, i32 0)
+  %closed = atomicrmw and ptr %p.pending, i32 2147483647 seq_cst
   br label %wait
 wait:
   %turn = phi i32 [ 0, %entry ], [ %turn1, %again ]

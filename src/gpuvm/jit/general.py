@@ -9,7 +9,7 @@ from gpuvm.jit import layout as at
 from gpuvm.jit.discover import BRANCHES, CALLS, INDIRECT, LEAVES, PUSHES, Program, target_of
 from gpuvm.jit.emit import TRUE, Emitter, Flags, PVal, Shape, Val
 from gpuvm.jit.helpers import SIGNATURES, SPACE_GENERIC, SPACE_SHARED
-from gpuvm.jit.kernel import Frame, Mix, counter, initial_mask, poll, prologue
+from gpuvm.jit.kernel import Frame, Mix, Shapes, counter, initial_mask, poll, prologue
 from gpuvm.jit.launch import ErrorKind
 from gpuvm.jit.machine import Limits, Machine, Untranslatable, mod_text
 from gpuvm.jit.ops import OPERATIONS
@@ -28,6 +28,7 @@ class Counting(Machine):
         super().__init__(em, shape, limits)
         self.frame = frame
         self.mix = Mix(-1)
+        self.shapes = Shapes()
         self.gather_index = em.U == 8 and not em.avx512
 
     def use_bank(self, bank: int, top: int = 1 << 16) -> None:
@@ -40,6 +41,9 @@ class Counting(Machine):
         return super().constant(bank, offset)
 
     def count_access(self, space: int, write: bool, segments: int, mask: PVal) -> None:
+        if segments == 0:
+            self.shapes.gathers += not write
+            self.shapes.scatters += write
         if space == SPACE_SHARED:
             self.mix.shared += 1
             return

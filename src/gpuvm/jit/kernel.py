@@ -58,6 +58,16 @@ class Mix:
 
 
 @dataclass
+class Shapes:
+    """How a node's work looks, for choosing how many lanes to run together."""
+
+    scalars: int = 0
+    vectors: int = 0
+    gathers: int = 0
+    scatters: int = 0
+
+
+@dataclass
 class Frame:
     """What a translation ends up needing and counting."""
 

@@ -30,14 +30,22 @@ from gpuvm.jit.flow import (
     Stack,
     build,
     find_kind,
+    loop_nodes,
 )
 from gpuvm.jit.general import Counting, barrier_operand, check_registers, highest_register, reduced
 from gpuvm.jit.helpers import SIGNATURES
-from gpuvm.jit.kernel import Frame, Mix, counter, initial_mask, poll, prologue
+from gpuvm.jit.kernel import Frame, Mix, Shapes, counter, initial_mask, poll, prologue
 from gpuvm.jit.launch import ErrorKind
 from gpuvm.jit.machine import Limits, Untranslatable, mod_text
 from gpuvm.jit.ops import OPERATIONS
 from gpuvm.jit.ops_integer import condition
+
+ACTIVE_SHARE = 0.35
+"""Of a divergent warp's lanes, how many are taken to be active."""
+LANE_BOUND = frozenset(
+    {"VOTE", "BAR", "FSWZADD", "LDS", "STS", "LDSLK", "STSUL", "LDL", "STL", "ATOM", "RED", "LDLK", "STUL"}
+)
+"""Operations by which the lanes of a warp may see each other; a kernel without them may run thread by thread."""
 
 Key = tuple[int, Stack, bool]
 """A node's version: pc, stack, all lanes known to be active."""
@@ -89,6 +97,7 @@ class Translated:
     text: list[str]
     edges: list[Edge]
     mix: Mix
+    shapes: Shapes
 
 
 @dataclass
@@ -263,6 +272,30 @@ class Structured:
                     pending.add(edge.target)
         return self._assemble(head, start)
 
+    def prefers_threads(self) -> bool:
+        """Whether one thread at a time is likely faster: divergent code that mostly gathers and scatters.
+
+        Counts for one warp, in vector operations: gathers cost by lane, lanes that left cost nothing one by one.
+        """
+        names = {ins.name for block in self.flow.blocks.values() for _, ins in block.instructions if ins is not None}
+        if names & LANE_BOUND:
+            return False
+        gather, scatter = (24, 32) if self.em.avx512 else (48, 64)
+        together = alone = 0.0
+        depth: dict[Node, int] = {}
+        for header in self.flow.headers:
+            for node in loop_nodes(self.flow.blocks, header):
+                depth[node] = depth.get(node, 0) + 1
+        for key, state in self.states.items():
+            if state.done is None or (not key[2] and (key[0], key[1], True) in self.states):
+                continue
+            weight = 8 ** min(depth.get(key[:2], 0), 3)
+            shapes, count = state.done.shapes, state.done.mix.instructions
+            plain = count - shapes.gathers - shapes.scatters
+            together += weight * (plain * self.shape.units + shapes.gathers * gather + shapes.scatters * scatter)
+            alone += weight * count * 32 * (1.0 if key[2] else ACTIVE_SHARE)
+        return alone < together
+
     def _reach(self, edge: Edge) -> bool:
         """Merge an edge into its target; True if the target must be translated again."""
         state = self.states.get(edge.target)
@@ -315,7 +348,7 @@ class Structured:
         m.active = TRUE if full else PVal("v", bits=self.variables.read("act", em.mi))
         self._run(block)
         em.locate(None)
-        return Translated(em.out, self.edges, m.mix)
+        return Translated(em.out, self.edges, m.mix, m.shapes)
 
     def _run(self, block: Block) -> None:
         m, em = self.m, self.em
@@ -664,8 +697,8 @@ class Structured:
             self._all_leave(lanes, where)
             return
         before = self.facts
-        if not self.stack and before.full and not before.pending:
-            # At the outermost level it pays to know that nobody left.
+        if not self.stack and before.full and not before.pending and m.guard.regular:
+            # After a bounds check nearly always all lanes go on: it pays to know.
             nobody = em.op(f"icmp eq {em.mi} {lanes}, 0")
             self._test(nobody, lambda: self._jump(after), lambda: self._some_leave(lanes, where, after))
             return

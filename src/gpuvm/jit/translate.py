@@ -72,6 +72,8 @@ class Translation:
         self.mix_table: npt.NDArray[np.int64] = np.array([astuple(mix)[1:] for mix in facts.mixes], np.int64)
         self.locks = facts.locks
         self._seconds = seconds
+        self.block_s: float | None = None
+        """Seconds that a block takes one thread, by the launches so far."""
         self._lines: tuple[list[int], list[int]] | None = None
 
     def seconds(self) -> float:
@@ -235,7 +237,10 @@ def translate_program(
         if plan.general:
             raise Unstructured("as planned")
         shape = Shape(lanes, min(machine.unit, lanes), block)
-        em, frame = Structured(program, shape, limits, machine.avx512).translate()
+        made = Structured(program, shape, limits, machine.avx512)
+        em, frame = made.translate()
+        if plan.lanes == 0 and made.prefers_threads():
+            em, frame = Structured(program, Shape(1, 1, block), limits, machine.avx512).translate()
     except (Unstructured, BarrierReduction):
         shape = Shape(32, machine.unit, block)
         em, frame = General(program, shape, limits, machine.avx512).translate()
