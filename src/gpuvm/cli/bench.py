@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from gpuvm.cli.errors import FAILED, CommandError, choose, choose_one, save
+from gpuvm.cli.logs import to_stderr
 from gpuvm.cli.progress import observer
 from gpuvm.hypervisor.errors import HypervisorError
 from gpuvm.lab.experiment import Plan, carry_out
@@ -99,6 +100,7 @@ def check_outputs(json_file: Path | None, picture: Path | None) -> None:
 
 def perform(plan: Plan) -> list[Run]:
     """Carry a plan out with progress on stderr."""
+    to_stderr()
     console = Console(stderr=True)
     runs_each = len(plan.workloads) * plan.repeat
     machines = [(mode, vm, runs_each) for mode in plan.modes for vm in names(plan, mode)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import typer
 
 from gpuvm.cli.errors import FAILED, CommandError, choose_one, existing_file, size_bytes
+from gpuvm.cli.logs import to_stderr
 from gpuvm.cli.output import Divided, Prefixed
 from gpuvm.guest import injection
 from gpuvm.hypervisor.errors import HypervisorError
@@ -40,6 +41,7 @@ def run(
     CommandError
         If an option is wrong or the machines cannot be made.
     """
+    to_stderr()
     existing_file(program)
     chosen = choose_one("--mode", mode, MODES)
     if vms > 1 and not MODES[chosen].shared:
