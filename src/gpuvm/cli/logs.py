@@ -1,4 +1,4 @@
-"""Where the rooms' log lines go while a command runs: stderr, warnings and worse, so that stdout is the answer alone."""
+"""Where log lines go while a command runs: stderr, warnings and worse, so that stdout is the answer alone."""
 
 from __future__ import annotations
 
