@@ -30,7 +30,6 @@ class PhysicalMemory:
     def __init__(self, vram: MemoryRegion) -> None:
         self.vram = vram
         self.bus = BusMemory()
-        self._words: dict[int, tuple[MemoryRegion, memoryview]] = {}
         self._size = vram.size
         self.epoch = 0
         """Grows after each write that may have changed a page table (see `watch`)."""
@@ -42,7 +41,6 @@ class PhysicalMemory:
     def connect(self, bus: BusMemory) -> None:
         """Put another machine's memory behind the system targets."""
         self.bus = bus
-        self._words.clear()
 
     def watch(self, address: int, size: int) -> None:
         """Count writes to this range of VRAM in `epoch`: a page table is there."""
@@ -70,10 +68,7 @@ class PhysicalMemory:
 
     def words(self, region: MemoryRegion) -> memoryview:
         """The region as little-endian words, the fastest single-word access there is."""
-        known = self._words.get(id(region))
-        if known is None or known[0] is not region:
-            known = self._words[id(region)] = (region, region.view.cast("I"))
-        return known[1]
+        return region.word_view
 
     def array(self, target: int, address: int, size: int) -> npt.NDArray[np.uint64]:
         """Up to `size` bytes as 64-bit words, without a copy; shorter where the backing ends. `address` is
@@ -130,7 +125,6 @@ class PhysicalMemory:
             done += length
 
     def forget(self) -> None:
-        """Drop the views of memory, so that it can be given back; from now on nothing is there."""
-        self._words.clear()
+        """Let go of all memory; from now on nothing is there."""
         self._size = 0
         self.bus = BusMemory()

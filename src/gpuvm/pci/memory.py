@@ -6,6 +6,7 @@ is what lets the same bytes appear in a GPU address space (`gpuvm.jit.space`) an
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from bisect import bisect_right
@@ -34,8 +35,10 @@ class MemoryRegion:
         size = -(-size // PAGE) * PAGE
         self._own = fd is None
         if fd is None:
-            fd = os.memfd_create(name, os.MFD_CLOEXEC)
+            fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, size)
+            # Who maps it in another process may rely on its size.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.fd = fd
         self.offset = offset
         self.size = size
@@ -49,6 +52,8 @@ class MemoryRegion:
         """The same memory as little-endian words, uint32[size / 4]."""
         self.view = memoryview(self._map)
         """The same memory for struct and slices."""
+        self.word_view = self.view.cast("I")
+        """The same memory as little-endian words, the fastest single-word access there is."""
 
     def read(self, offset: int, size: int) -> bytes:
         return bytes(self.view[offset : offset + size])
@@ -75,6 +80,7 @@ class MemoryRegion:
         os.close(self.fd)
         self.fd = -1
         self.view.release()
+        self.word_view = memoryview(b"").cast("I")
         self.bytes = np.empty(0, np.uint8)
         self.words = np.empty(0, np.uint32)
         del self._map  # it holds a file descriptor of its own

@@ -1,0 +1,282 @@
+"""Messages on a stream socket: exactly a header's bytes with that message's descriptors, then its payload.
+
+Descriptors belong to one message, and the kernel hands them over with the first bytes of what they were sent
+with; so no read ever reaches into the next message.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from gpuvm.vmm.vfio_user.errors import Disconnected
+from gpuvm.vmm.vfio_user.protocol import ERROR, HEADER_SIZE, TYPE_REPLY
+from gpuvm.vmm.vfio_user.records import HEADER
+
+HeaderFields = tuple[int, int, int, int, int]
+
+_INT = struct.calcsize("i")
+_DRAIN = 1 << 16
+
+_unpack_header = HEADER.struct.unpack
+_pack_header = HEADER.struct.pack
+
+
+class TooSlow(Exception):
+    """A deadline passed; what was received so far is kept for the next call."""
+
+
+class Channel:
+    """One end of a connection. One thread receives at a time; any may send.
+
+    Parameters
+    ----------
+    sock : socket.socket
+        A connected, blocking Unix stream socket; taken over.
+    max_message : int
+        Bytes of the longest message that is taken in; the payload of a longer one is thrown away.
+    max_fds : int
+        Descriptors taken with one message.
+
+    Attributes
+    ----------
+    body : bytearray
+        Holds the payload of the message received last, `length` bytes.
+    fds : list[int]
+        That message's descriptors; whoever takes one out owns it.
+    cut : bool
+        Whether it came with more descriptors than `max_fds` or than the process may have (all closed).
+    oversized : bool
+        Whether it was longer than `max_message`.
+    """
+
+    def __init__(self, sock: socket.socket, max_message: int, max_fds: int) -> None:
+        self._sock = sock
+        self._head = bytearray(HEADER_SIZE)
+        self._head_buffers = [self._head]
+        self._head_view = memoryview(self._head)
+        self._ancillary = socket.CMSG_SPACE(max_fds * _INT)
+        self.body = bytearray(max_message - HEADER_SIZE)
+        self._body_view = memoryview(self.body)
+        self.length = 0
+        self.fds: list[int] = []
+        self.cut = False
+        self.oversized = False
+        self._got = 0
+        self._taken = 0
+        self._size = 0
+        """Bytes of payload that the message being received says it has."""
+        self._drain = 0
+        """Bytes of an oversized message still to be thrown away."""
+        self._recvmsg_into = sock.recvmsg_into
+        self._recv_into = sock.recv_into
+        self.sendall = sock.sendall
+        """Send bytes while holding `sending`."""
+        self.sending = threading.Lock()
+        self._closed = False
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    # Receiving
+
+    def receive(self, deadline: float | None = None) -> HeaderFields:
+        """Wait for a message and return its header; payload and descriptors are in `body` and `fds`.
+
+        Parameters
+        ----------
+        deadline : float, optional
+            By `time.monotonic`.
+
+        Raises
+        ------
+        Disconnected
+            If the peer has gone.
+        TooSlow
+            If the deadline passed first.
+        """
+        if deadline is not None or self._drain or self._got:
+            return self._receive_slowly(deadline)
+        if self.fds or self.cut:
+            self._forget_fds()
+        count, ancillary, flags, _ = self._recvmsg_into(
+            self._head_buffers, self._ancillary, socket.MSG_CMSG_CLOEXEC
+        )
+        if ancillary or flags & socket.MSG_CTRUNC:
+            self._take_fds(ancillary, flags)
+        if count != HEADER_SIZE:
+            if not count:
+                raise Disconnected("the peer closed the connection")
+            self._got = count
+            self._taken = 0
+            return self._receive_slowly(None)
+        header = _unpack_header(self._head)
+        need = header[2] - HEADER_SIZE
+        if need > len(self.body):
+            self._got = count
+            self._taken = 0
+            return self._receive_slowly(None)
+        self.oversized = False
+        if need <= 0:
+            self.length = 0
+            return header
+        self.length = need
+        count = self._recv_into(self._body_view, need)
+        if count != need:
+            if not count:
+                raise Disconnected("the peer closed the connection within a message")
+            self._got, self._taken = HEADER_SIZE, count
+            return self._receive_slowly(None)
+        return header
+
+    def _receive_slowly(self, deadline: float | None) -> HeaderFields:
+        while self._drain:
+            self._wait(deadline)
+            scrap = self._sock.recv(min(self._drain, _DRAIN))
+            if not scrap:
+                raise Disconnected("the peer closed the connection within a message")
+            self._drain -= len(scrap)
+        if not self._got and (self.fds or self.cut):
+            self._forget_fds()
+        while self._got < HEADER_SIZE:
+            self._wait(deadline)
+            count, ancillary, flags, _ = self._recvmsg_into(
+                [self._head_view[self._got :]], self._ancillary, socket.MSG_CMSG_CLOEXEC
+            )
+            if ancillary or flags & socket.MSG_CTRUNC:
+                self._take_fds(ancillary, flags)
+            if not count:
+                raise Disconnected("the peer closed the connection")
+            self._got += count
+            self._taken = 0
+        header = _unpack_header(self._head)
+        need = max(header[2] - HEADER_SIZE, 0)
+        if need > len(self.body):
+            self.oversized, self.length = True, 0
+            self._got, self._drain = 0, need
+            return header
+        while self._taken < need:
+            self._wait(deadline)
+            count = self._recv_into(self._body_view[self._taken :], need - self._taken)
+            if not count:
+                raise Disconnected("the peer closed the connection within a message")
+            self._taken += count
+        self.oversized, self.length = False, need
+        self._got = 0
+        return header
+
+    def _wait(self, deadline: float | None) -> None:
+        if deadline is not None and not self.readable(deadline - time.monotonic()):
+            raise TooSlow
+
+    def readable(self, timeout_s: float) -> bool:
+        """Whether there is something to receive, or the peer has gone, within the time."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(max(timeout_s, 0) * 1000))
+
+    def _take_fds(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % _INT])
+                self.fds.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            self._forget_fds()
+            self.cut = True
+
+    def _forget_fds(self) -> None:
+        close_all(self.fds)
+        self.cut = False
+
+    # Sending
+
+    def send(self, data: bytes | bytearray | memoryview, fds: Sequence[int] = ()) -> None:
+        """Send a whole message.
+
+        Raises
+        ------
+        Disconnected
+            If the peer has gone.
+        """
+        try:
+            with self.sending:
+                if not fds:
+                    self.sendall(data)
+                    return
+                sent = socket.send_fds(self._sock, [data], list(fds))
+                if sent < len(data):
+                    self.sendall(memoryview(data)[sent:])
+        except OSError as error:
+            raise Disconnected("the peer closed the connection") from error
+
+    def send_by(self, data: bytes, deadline: float) -> None:
+        """Send a whole message, from a thread that must not hang on the peer.
+
+        Raises
+        ------
+        TooSlow
+            If the deadline passed first. When part of the message had been sent, the connection is shut down.
+        Disconnected
+            If the peer has gone.
+        """
+        if not self.sending.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise TooSlow
+        try:
+            view, done = memoryview(data), 0
+            poll = select.poll()
+            poll.register(self._sock, select.POLLOUT)
+            while done < len(view):
+                if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                    if done:
+                        self.shut_down()
+                    raise TooSlow
+                with contextlib.suppress(BlockingIOError):
+                    done += self._sock.send(view[done:], socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise Disconnected("the peer closed the connection") from error
+        finally:
+            self.sending.release()
+
+    def reply(self, ident: int, command: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+        """Answer a command."""
+        self.send(_pack_header(ident, command, HEADER_SIZE + len(payload), TYPE_REPLY, 0) + payload, fds)
+
+    def refuse(self, ident: int, command: int, number: int) -> None:
+        """Answer a command with a Linux error number."""
+        self.send(_pack_header(ident, command, HEADER_SIZE, TYPE_REPLY | ERROR, number or errno.EINVAL))
+
+    # The end
+
+    def shut_down(self) -> None:
+        """End the connection; threads that wait in it find out. The socket stays open until `close`."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that nobody took."""
+        if not self._closed:
+            self._closed = True
+            self._forget_fds()
+            self._sock.close()
+
+
+def close_all(fds: list[int]) -> None:
+    """Close descriptors and empty the list."""
+    while fds:
+        with contextlib.suppress(OSError):
+            os.close(fds.pop())
+
+
+def message(ident: int, command: int, flags: int, parts: Iterable[bytes]) -> bytes:
+    """Bytes of a message: its header and its payload in parts."""
+    payload = b"".join(parts)
+    return _pack_header(ident, command, HEADER_SIZE + len(payload), flags, 0) + payload
