@@ -1,6 +1,9 @@
 """`gpuvm run`: a cuda-python program runs unmodified in one or more virtual machines."""
 
 import io
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -123,3 +126,56 @@ def test_pieces_of_a_line_are_put_together() -> None:
     right.finish()
     left.finish()
     assert out.getvalue() == "b | two\na | one line\nb | three\n"
+
+
+ENDLESS = '''
+from cuda.bindings import driver
+
+PTX = b"""
+.version 2.3
+.target sm_20
+.address_size 64
+.entry spin() {
+again:
+    bra again;
+}
+"""
+
+
+def check(result):
+    if result[0]:
+        raise SystemExit(result[0].name)
+    return result[1] if len(result) == 2 else result[1:]
+
+
+check(driver.cuInit(0))
+context = check(driver.cuCtxCreate(0, check(driver.cuDeviceGet(0))))
+kernel = check(driver.cuModuleGetFunction(check(driver.cuModuleLoadData(PTX)), b"spin"))
+check(driver.cuLaunchKernel(kernel, 1, 1, 1, 32, 1, 1, 0, 0, 0, 0))
+print("launched", flush=True)
+check(driver.cuCtxSynchronize())
+'''
+
+
+def test_the_watchdog_ends_a_kernel_that_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "spin.py"
+    path.write_text(ENDLESS)
+    status, output, error = run(path, "--vms", "2", "--watchdog", "0.5")
+    assert status == 1
+    assert sorted(output.splitlines()) == ["vm0 | launched", "vm1 | launched"]
+    for name in ("vm0", "vm1"):
+        assert f"{name} | CUDA_ERROR_LAUNCH_TIMEOUT" in error.splitlines()
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_an_interrupt_ends_programs_and_their_kernels(tmp_path: Path, machines: int) -> None:
+    path = tmp_path / "spin.py"
+    path.write_text(ENDLESS)
+    code = "from gpuvm.cli.main import app; app()"
+    command = [sys.executable, "-c", code, "run", "--vms", str(machines), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(machines):
+            assert process.stdout.readline().endswith("launched\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from gpuvm.lab.system import LabMachine, System
 from gpuvm.schedulers import SCHEDULERS
 
 INTERRUPTED = 130
+PATIENCE_S = 5.0
+"""How long programs may take to end after an interrupt from the keyboard."""
 
 
 def run(
@@ -56,11 +58,35 @@ def run(
         if vms == 1:
             statuses = [_run_in(system.guests[0], program, arguments)]
         else:
-            with divided_output([guest.name for guest in system.guests]), ThreadPoolExecutor(vms) as pool:
-                statuses = list(pool.map(lambda guest: _run_in(guest, program, arguments), system.guests))
+            with divided_output([guest.name for guest in system.guests]):
+                statuses = _run_together(system.guests, program, arguments)
     status = next((status for status in statuses if status), 0)
     if status:
         raise typer.Exit(status)
+
+
+def _run_together(guests: Sequence[LabMachine], program: Path, arguments: Sequence[str]) -> list[int]:
+    """Run the program in all machines; an interrupt from the keyboard ends their GPU work and the command."""
+    statuses = [INTERRUPTED] * len(guests)
+
+    def run_one(number: int) -> None:
+        statuses[number] = _run_in(guests[number], program, arguments)
+
+    threads = [threading.Thread(target=run_one, args=(n,), daemon=True) for n in range(len(guests))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        for guest in guests:
+            guest.shut_down()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        if any(thread.is_alive() for thread in threads):
+            os._exit(INTERRUPTED)  # a program that does not notice would keep the process
+        return [INTERRUPTED]
+    return statuses
 
 
 def _run_in(guest: LabMachine, program: Path, arguments: Sequence[str]) -> int:
