@@ -1,4 +1,6 @@
-"""Fixtures of the executor's tests: executors with a cache of their own, and a rig that runs and judges kernels."""
+"""Fixtures of the executor's tests: memory to run kernels in, executors with a cache of their own, and a rig
+that runs and judges short kernels.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rig import Rig  # noqa: E402
+from rig import Rig
 
-from gpuvm.jit.executor import Executor  # noqa: E402
+from gpuvm.jit.executor import Executor
+from gpuvm.jit.translate import Plan
+from support.machine import Memory
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +31,29 @@ def executor(cache: Path) -> Iterator[Executor]:
 
 
 @pytest.fixture
+def single(cache: Path) -> Iterator[Executor]:
+    """One thread, so that blocks run in order."""
+    with Executor(1, cache) as made:
+        yield made
+
+
+@pytest.fixture(params=["default", "structured", "general"])
+def each(request: pytest.FixtureRequest, single: Executor) -> Executor:
+    """A single-threaded executor with each of its ways to translate."""
+    plans = {"general": Plan(general=True), "structured": Plan(lanes=32)}
+    single.translator.plan = plans.get(request.param, Plan())
+    return single
+
+
+@pytest.fixture
 def rig(executor: Executor) -> Iterator[Rig]:
     made = Rig(executor)
     yield made
     made.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    got = Memory()
+    yield got
+    got.close()

@@ -200,6 +200,7 @@ def run(rig: Rig, instructions: list[Instruction], seed: int) -> None:
     rig.agree(program(instructions), words.nbytes, block=THREADS, parameters=parameters, same=same, explain=explain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(OPERATIONS))
 def test_operation(rig: Rig, name: str) -> None:
     rng = random.Random(name)
@@ -216,6 +217,7 @@ def test_operation(rig: Rig, name: str) -> None:
     run(rig, instructions, len(name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(12))
 def test_conversions(rig: Rig, part: int) -> None:
     rng = random.Random(part)

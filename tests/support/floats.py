@@ -38,7 +38,7 @@ class Format:
 
 F16 = Format(5, 10, 0x7FFF)
 F32 = Format(8, 23, 0x7FFFFFFF)
-F64 = Format(11, 52, 0x7FF8000000000000)
+F64 = Format(11, 52, 0xFFF8000000000000)
 
 
 def is_nan(bits: int, f: Format) -> bool:
@@ -51,6 +51,11 @@ def is_inf(bits: int, f: Format) -> bool:
 
 def negative(bits: int, f: Format) -> bool:
     return bool(bits & f.sign)
+
+
+def canonical(bits: int, f: Format) -> int:
+    """The one NaN that arithmetic of this format gives; every other value as it is."""
+    return f.nan if is_nan(bits, f) else bits
 
 
 def flush(bits: int, f: Format) -> int:

@@ -1,7 +1,10 @@
 """A lane-by-lane interpreter of Fermi machine code: slow, and plainly right. It judges `gpuvm.jit`.
 
-Same contract as `gpuvm.jit.executor.Executor.run`: a `Launch` in, an `Outcome` out; one block after the other,
-the warps of a block in turn until each waits at a barrier or has ended.
+Same contract as `gpuvm.jit.executor.Executor.run`: a `Launch` in, an `Outcome` out; one block after the
+other, the warps of a block in turn until each waits at a barrier or has ended.
+
+Where neither NVIDIA's PTX manual, envytools nor Mesa say what the chip does, this project has chosen, and a
+comment here says so: executor and interpreter must then agree.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from gpuvm.isa.errors import DecodeError
 from gpuvm.isa.instruction import Const, Imm, Instruction, Mem, Operand, Pred, Reg, Special, Target
 from gpuvm.jit.launch import ErrorKind, ExecutionError, Launch, Outcome, Statistics
 from gpuvm.jit.space import AccessError
-
 from support import floats as fl
 
 M32 = 0xFFFFFFFF
@@ -61,9 +63,10 @@ class Warp:
     threads: list[Thread]
     pc: int
     active: int
+    budget: int = 0
     stack: list[Token] = field(default_factory=list)
-    waiting: tuple[int, int] | None = None
-    """(barrier, expected threads) while it waits."""
+    waiting: tuple[int, int, bool] | None = None
+    """(barrier, lanes that wait, whether they reconverge after it)."""
     vote: list[tuple[Thread, Instruction, bool]] = field(default_factory=list)
     done: bool = False
 
@@ -80,8 +83,10 @@ def combine(op: str, a: bool, b: bool) -> bool:
 class Interpreter:
     """Runs launches; `steps` bounds the warp instructions of one launch (past it: STOPPED)."""
 
-    def __init__(self, steps: int = 2_000_000) -> None:
+    def __init__(self, steps: int = 2_000_000, turn: int = 0) -> None:
         self.limit = steps
+        self.turn = turn
+        """Instructions a warp runs before the next one has its turn; 0: until it waits or ends."""
 
     def run(self, launch: Launch, stop: object = None) -> Outcome:
         out = Outcome(statistics=Statistics())
@@ -89,12 +94,13 @@ class Interpreter:
         self.decoded: dict[int, Instruction] = {}
         gx, gy, gz = launch.grid
         try:
-            for n in range(gx * gy * gz):
+            out.blocks_done = launch.first_block
+            for n in range(launch.first_block, gx * gy * gz):
                 self.block((n % gx, n // gx % gy, n // (gx * gy)))
                 out.blocks_done += 1
         except Stop as stopped:
             out.error = stopped.error
-        out.statistics.blocks = out.blocks_done
+        out.statistics.blocks = out.blocks_done - launch.first_block
         return out
 
     # One block
@@ -102,51 +108,58 @@ class Interpreter:
     def block(self, ctaid: tuple[int, int, int]) -> None:
         self.ctaid = ctaid
         bx, by, bz = self.launch.block
-        threads = [
-            Thread((n % bx, n // bx % by, n // (bx * by)), n % 32) for n in range(bx * by * bz)
-        ]
+        threads = [Thread((n % bx, n // bx % by, n // (bx * by)), n % 32) for n in range(bx * by * bz)]
         self.shared = bytearray(self.launch.shared_size)
         self.locks: dict[int, Thread] = {}
         self.barriers: dict[int, int] = {}
+        """Warps that only arrived (BAR.ARV), by barrier."""
+        self.expected: dict[int, int] = {}
         warps = [
             Warp(n // 32, threads[n : n + 32], self.launch.entry, (1 << len(threads[n : n + 32])) - 1)
             for n in range(0, len(threads), 32)
         ]
         self.warps = warps
-        self.total = len(warps) * 32
         while not all(w.done for w in warps):
             moved = False
             for w in warps:
-                while not w.done and w.waiting is None:
+                left = self.turn or -1
+                while not w.done and w.waiting is None and left:
                     moved = True
+                    left -= 1
                     self.step(w)
-            self.release()
-            if not moved and not any(w.waiting is None and not w.done for w in warps):
-                raise Stop(ErrorKind.STOPPED, next(w.pc for w in warps if not w.done))
+                self.release()
+            if not moved and all(w.waiting is not None or w.done for w in warps):
+                # A barrier that can never open: the chip hangs until its watchdog ends it.
+                raise Stop(ErrorKind.TRAP, -1)
 
     def release(self) -> None:
-        for number in {w.waiting[0] for w in self.warps if w.waiting}:
+        for number in sorted(self.expected):
             here = [w for w in self.warps if w.waiting and w.waiting[0] == number]
-            expected = here[0].waiting[1]
-            live = 32 * sum(not w.done for w in self.warps)
-            arrived = 32 * len(here) + self.barriers.get(number, 0)
-            if arrived >= (expected or live):
+            live = sum(not w.done for w in self.warps)
+            arrived = len(here) + self.barriers.get(number, 0)
+            # The count is of threads, in whole warps; the last one that arrives says it.
+            wanted = -(-self.expected[number] // 32) or live
+            if arrived and arrived >= wanted:
                 votes = [v for w in here for v in w.vote]
                 count = sum(v for _, _, v in votes)
                 for thread, ins, _ in votes:
-                    if isinstance(ins.dst[0], Reg):
-                        self.put(thread, ins.dst[0], count)
+                    self.put(thread, ins.dst[0], count)
                     result = count == len(votes) if ins.mods["op"] == "AND" else count > 0
-                    if isinstance(ins.dst[1], Pred) and ins.dst[1].index != 7:
-                        thread.preds[ins.dst[1].index] = result
-                for w in here:
-                    w.waiting, w.vote = None, []
+                    self.put_pred(thread, ins.dst[1], result)
                 self.barriers[number] = 0
+                del self.expected[number]
+                for w in here:
+                    _, lanes, sync = w.waiting
+                    w.waiting, w.vote = None, []
+                    if sync:
+                        self.join(w, lanes)
 
     # One warp instruction
 
     def fetch(self, pc: int) -> Instruction:
         if pc not in self.decoded:
+            if pc % 4:
+                raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, pc)
             try:
                 code = self.launch.space.read(self.launch.code_base + pc, 8)
             except AccessError:
@@ -167,13 +180,11 @@ class Interpreter:
         self.pc = w.pc
         ins = self.fetch(w.pc)
         self.stats.warp_instructions += 1
-        for op in (*ins.dst, *ins.src):
-            base = op.base if isinstance(op, Mem) else op
-            if isinstance(base, Reg) and base.index != 63 and base.index + base.count > self.launch.registers:
-                raise Stop(ErrorKind.OUT_OF_RANGE_REGISTER, w.pc)
-        after = w.pc + ins.size
+        self.check(w, ins)
+        after = w.pc + ins.size & M32
         lanes = [t for t in w.threads if w.active >> t.lane & 1]
-        acting = [t for t in lanes if self.pred(t, ins.guard) and self.test(t, str(ins.mods.get("test", "T")))]
+        test = "T" if ins.name in ("CSET", "CSETP") else str(ins.mods.get("test", "T"))
+        acting = [t for t in lanes if self.pred(t, ins.guard) and self.test(t, test)]
         mask = sum(1 << t.lane for t in acting)
         w.pc = after
         control = getattr(self, "flow_" + ins.name, None)
@@ -189,15 +200,45 @@ class Interpreter:
                     raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, self.pc)
                 for t in acting:
                     operation(t, ins)
-        if ins.sync:
-            self.pop(w)
+        if ins.sync and w.waiting is None:
+            self.join(w, mask)
+
+    def check(self, w: Warp, ins: Instruction) -> None:
+        """What is wrong with an instruction whoever executes it: registers, constant banks."""
+        bases = [op.base if isinstance(op, Mem) else op for op in (*ins.dst, *ins.src)]
+        regs = [r for r in bases if isinstance(r, Reg) and r.index != 63]
+        if any(r.index + r.count > self.launch.registers for r in regs):
+            raise Stop(ErrorKind.OUT_OF_RANGE_REGISTER, w.pc)
+        if any(r.index % {1: 1, 2: 2}.get(r.count, 4) for r in regs):
+            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, w.pc)
+        constants = [
+            o for o in ins.src if isinstance(o, Const) or (isinstance(o, Mem) and o.space == "const")
+        ]
+        if any(op.bank >= 18 for op in constants):
+            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, w.pc)
 
     # The reconvergence stack
 
     def push(self, w: Warp, kind: str, pc: int, mask: int) -> None:
-        if len(w.stack) >= 4096:
+        top = w.stack[-1] if w.stack else None
+        if kind == "DIV" and top and top.kind == "DIV" and top.pc == pc:
+            # Lanes that leave a loop one by one wait in one entry.
+            top.mask |= mask
+            return
+        if len(w.stack) >= min(max(self.launch.stack_size // 16, 32), 4096):
             raise Stop(ErrorKind.STACK, self.pc)
         w.stack.append(Token(kind, mask, pc))
+
+    def join(self, w: Warp, mask: int) -> None:
+        """.S: the lanes wait at the innermost reconvergence point, which must be an SSY's."""
+        if not mask:
+            return
+        kinds = [token.kind for token in w.stack if token.kind != "DIV"]
+        if not kinds or kinds[-1] != "SSY":
+            raise Stop(ErrorKind.STACK, self.pc)
+        w.active &= ~mask
+        if not w.active:
+            self.pop(w)
 
     def pop(self, w: Warp) -> None:
         while w.stack:
@@ -205,9 +246,7 @@ class Interpreter:
             if token.mask:
                 w.active, w.pc = token.mask, token.pc
                 return
-        if w.active:
-            raise Stop(ErrorKind.STACK, self.pc)
-        w.done = True
+        w.active, w.done = 0, True
 
     def leave(self, w: Warp, kinds: tuple[str, ...], mask: int) -> None:
         """Take lanes out up to the innermost token of `kinds`; go on with what is left on the stack."""
@@ -227,10 +266,10 @@ class Interpreter:
     def target(self, w: Warp, ins: Instruction, acting: list[Thread]) -> int:
         op = ins.src[-1]
         if isinstance(op, Target):
-            return op.offset
+            return op.offset & M32
         assert isinstance(op, Const)
         word = self.constant(op.bank, op.offset)
-        return word if ins.name.startswith("J") else self.pc + ins.size + signed(word)
+        return word if ins.name.startswith("J") else self.pc + ins.size + word & M32
 
     def jump(self, w: Warp, mask: int, pc: int) -> None:
         if mask == 0:
@@ -249,23 +288,23 @@ class Interpreter:
     flow_JMP = flow_BRA
 
     def flow_BRX(self, w: Warp, ins: Instruction, acting: list[Thread], mask: int) -> None:
-        after = w.pc
-        goal: dict[int, int] = {}
+        """One target at a time, the lowest lane's first: lanes that want another wait and branch again."""
+        if not acting:
+            return
+        goals: dict[int, int] = {}
         for t in acting:
             if isinstance(ins.src[0], Mem):
                 word = self.constant_at(ins.src[0], t)
-                to = word if ins.name == "JMX" else after + signed(word)
+                to = word if ins.name == "JMX" else w.pc + word
             else:
-                to = ins.src[1].offset + signed(self.read(t, ins.src[0]))
-            goal[to] = goal.get(to, 0) | 1 << t.lane
-        rest = w.active & ~mask
-        if rest and goal:
-            self.push(w, "DIV", after, rest)
-        for n, (to, lanes) in enumerate(sorted(goal.items(), reverse=True)):
-            if n < len(goal) - 1:
-                self.push(w, "DIV", to & M32, lanes)
-            else:
-                w.active, w.pc = lanes, to & M32
+                to = ins.src[1].offset + self.read(t, ins.src[0])
+            goals[to & M32] = goals.get(to & M32, 0) | 1 << t.lane
+        to, lanes = next(iter(goals.items()))
+        if w.active & ~mask:
+            self.push(w, "DIV", w.pc, w.active & ~mask)
+        if mask & ~lanes:
+            self.push(w, "DIV", self.pc, mask & ~lanes)
+        w.active, w.pc = lanes, to
 
     flow_JMX = flow_BRX
 
@@ -275,7 +314,8 @@ class Interpreter:
     flow_PBK = flow_PCNT = flow_PRET = flow_PLONGJMP = flow_SSY
 
     def flow_CAL(self, w: Warp, ins: Instruction, acting: list[Thread], mask: int) -> None:
-        self.push(w, "PRET", w.pc, w.active)
+        if not ins.mods["noinc"]:
+            self.push(w, "PRET", w.pc, w.active)
         w.pc = self.target(w, ins, acting)
 
     flow_JCAL = flow_CAL
@@ -299,22 +339,23 @@ class Interpreter:
 
     def flow_NOP(self, w: Warp, ins: Instruction, acting: list[Thread], mask: int) -> None: ...
 
-    flow_MEMBAR = flow_PMTRIG = flow_NOP
+    flow_MEMBAR = flow_PMTRIG = flow_SAM = flow_RAM = flow_NOP
 
     def flow_BPT(self, w: Warp, ins: Instruction, acting: list[Thread], mask: int) -> None:
-        if ins.mods["mode"] == "TRAP" and acting:
+        if ins.mods["mode"] == "TRAP":
             raise Stop(ErrorKind.TRAP, self.pc)
 
     def flow_BAR(self, w: Warp, ins: Instruction, acting: list[Thread], mask: int) -> None:
         if not acting:
             return
-        number, count = (0 if s is None else self.read(acting[0], s) for s in (*ins.src, None)[:2])
-        if number >= max(self.launch.barriers, 1) or count % 32:
-            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, self.pc)
+        number, count = self.read(acting[0], ins.src[0]), self.read(acting[0], ins.src[1])
+        if number >= max(self.launch.barriers, 1):
+            raise Stop(ErrorKind.BAD_LAUNCH, self.pc)
+        self.expected[number] = count
         if ins.mods["mode"] == "ARV":
-            self.barriers[number] = self.barriers.get(number, 0) + 32
+            self.barriers[number] = self.barriers.get(number, 0) + 1
             return
-        w.waiting = (number, count)
+        w.waiting = (number, mask, ins.sync)
         if ins.mods["mode"] == "RED":
             w.vote = [(t, ins, self.pred(t, ins.src[2])) for t in acting]
 
@@ -337,7 +378,9 @@ class Interpreter:
                 a ^= 1 << 31
             elif op == "SUB":
                 b ^= 1 << 31
-            got = b if op == "MOV2" else self.fadd(a, b, ins)
+            if ins.mods["ftz"]:
+                a, b = fl.flush(a, fl.F32), fl.flush(b, fl.F32)
+            got = fl.canonical(b, fl.F32) if op == "MOV2" else self.fadd(a, b, ins)
             self.put(t, ins.dst[0], got)
 
     # Operands
@@ -351,7 +394,7 @@ class Interpreter:
             return True
         if name in COMPARE:
             less, equal, nan = t.s != t.o, t.z, False
-            # Integer reading: signed comparison by flags; the unordered bit is Z and S together, as floats set them.
+            # A signed comparison by flags; zero and sign together mean unordered, as floats set them.
             if t.z and t.s:
                 less, equal, nan = False, False, True
             bits = COMPARE[name]
@@ -364,7 +407,7 @@ class Interpreter:
     def raw(self, t: Thread, op: Operand, count: int = 1) -> int:
         if isinstance(op, Reg):
             n = max(op.count, count)
-            if op.index == 63:
+            if op.index >= 63:
                 return 0
             return sum(t.regs[op.index + i] << 32 * i for i in range(n))
         if isinstance(op, Const):
@@ -421,25 +464,35 @@ class Interpreter:
         if ins.mods.get("cc"):
             t.z, t.s, t.c, t.o = value & M32 == 0, bool(value >> 31 & 1), c, o
 
+    def wide_flags(self, t: Thread, ins: Instruction, value: int, size: int) -> None:
+        """Of a conversion to an integer of any size: all 64 bits of a long one count (our choice)."""
+        bits = 64 if size == 64 else 32
+        value &= (1 << bits) - 1
+        self.flags(t, ins, value >> 32 & 0x80000000 | bool(value) if size == 64 else value)
+
     def fflags(self, t: Thread, ins: Instruction, value: int, f: fl.Format = fl.F32) -> None:
         if ins.mods.get("cc"):
             nan = fl.is_nan(value, f)
-            t.z = value & (f.sign - 1) == 0 or nan
-            t.s = fl.negative(value, f) or nan
+            # Zero and sign together mean unordered, so a minus zero is not negative.
+            zero = value & (f.sign - 1) == 0
+            t.z = zero or nan
+            t.s = (fl.negative(value, f) and not zero) or nan
             t.c = t.o = False
 
     def constant(self, bank: int, offset: int, size: int = 4) -> int:
+        """A constant; bytes past the end of the buffer are 0."""
         banks = self.launch.constants
         b = banks[bank] if bank < len(banks) else None
-        if b is None or offset < 0 or offset + size > b.size:
+        have = 0 if b is None else min(size, min(b.size, 1 << 16) - offset)
+        if b is None or have <= 0:
             return 0
         try:
-            return int.from_bytes(self.launch.space.read(b.address + offset, size), "little")
+            return int.from_bytes(self.launch.space.read(b.address + offset, have), "little")
         except AccessError as error:
             raise Stop(ErrorKind.UNMAPPED, self.pc, error.va) from None
 
     def constant_at(self, m: Mem, t: Thread) -> int:
-        return self.constant(m.bank, (self.raw(t, m.base) + m.offset) & M32)
+        return self.constant(m.bank, (self.raw(t, m.base) + m.offset) & 0xFFFFFFFC)
 
     # Float
 
@@ -473,8 +526,8 @@ class Interpreter:
 
         flush = bool(ins.mods.get("ftz") or ins.mods.get("fmz"))
         a, b = self.f32(t, ins.src[0], flush), self.f32(t, ins.src[1], flush)
-        scale = {"": Fraction(1), "D2": Fraction(1, 2), "D4": Fraction(1, 4), "D8": Fraction(1, 8), "M2": Fraction(2),
-                 "M4": Fraction(4), "M8": Fraction(8)}[str(ins.mods.get("scale", ""))]  # fmt: skip
+        name = str(ins.mods.get("scale", ""))
+        scale = Fraction(int(name[1:] or 1)) ** (-1 if name[:1] == "D" else 1) if name else Fraction(1)
         if ins.mods.get("fmz") and 0 in (a & 0x7FFFFFFF, b & 0x7FFFFFFF):
             got = 0
         else:
@@ -578,14 +631,15 @@ class Interpreter:
 
     def op_RRO(self, t: Thread, ins: Instruction) -> None:
         # The reduced form is the hardware's own; MUFU here takes the argument as it is.
-        self.put(t, ins.dst[0], self.f32(t, ins.src[0]))
+        self.put(t, ins.dst[0], fl.canonical(self.f32(t, ins.src[0]), fl.F32))
 
     def op_MUFU(self, t: Thread, ins: Instruction) -> None:
         op = str(ins.mods["op"])
         bits = self.f32(t, ins.src[0])
         if op.endswith("64H"):
-            x = fl.to_float(bits << 32, fl.F64)
-            got = fl.from_float(self.special(op[:3], x), fl.F64) >> 32
+            # As rcp.approx.ftz.f64 promises: denormals count as zero, also as results.
+            x = fl.to_float(fl.flush(bits << 32, fl.F64), fl.F64)
+            got = fl.flush(fl.from_float(self.special(op[:3], x), fl.F64), fl.F64) >> 32
             self.put(t, ins.dst[0], got)
             return
         got = fl.from_float(self.special(op, fl.to_float(fl.flush(bits, fl.F32), fl.F32)), fl.F32)
@@ -649,13 +703,15 @@ class Interpreter:
         low = -(1 << (size - 1)) if dtype[0] == "S" else 0
         high = (1 << (size - (dtype[0] == "S"))) - 1
         if fl.is_nan(bits, s):
-            value = 0 if size < 64 else -(1 << 63)
+            # PTX: zero, but the most negative number if the source is a double or the result has 64 bits.
+            value = 0 if size < 64 and s is not fl.F64 else 1 << (size - 1)
+            value = signed(value, size) if dtype[0] == "S" else value
         elif fl.is_inf(bits, s):
             value = low if fl.negative(bits, s) else high
         else:
             value = min(max(fl.integral(fl.exact(bits, s), INTEGRAL[rnd]), low), high)
         (self.put64 if size == 64 else self.put)(t, ins.dst[0], value & (M64 if size == 64 else M32))
-        self.flags(t, ins, value & M32)
+        self.wide_flags(t, ins, value, size)
 
     def integer(self, t: Thread, ins: Instruction, stype: str) -> int:
         op = ins.src[-1]
@@ -686,18 +742,15 @@ class Interpreter:
             value = min(max(value, low), (1 << (size - (dtype[0] == "S"))) - 1)
         value = signed(value, size) if dtype[0] == "S" else value & ((1 << size) - 1)
         (self.put64 if size == 64 else self.put)(t, ins.dst[0], value & M64)
-        self.flags(t, ins, value & M32)
+        self.wide_flags(t, ins, value, size)
 
     # Integer
 
     def add(self, t: Thread, ins: Instruction, a: int, b: int, na: bool, nb: bool) -> int:
         """±a ± b (+ carry, + 1) as an adder does it: negation is inversion and a carry in."""
         a, b = (~a if na else a) & M32, (~b if nb else b) & M32
-        carry = int(t.c) if ins.mods.get("x") else int(bool(na) != bool(nb))
-        if na and nb:
-            carry = 1 if ins.mods.get("po") or not ins.mods.get("x") else carry
-        if ins.mods.get("po"):
-            carry = 1
+        # PO is the code of "both negated": the adder's carry in without an inversion.
+        carry = int(t.c) if ins.mods.get("x") else int(bool(na or nb or ins.mods.get("po")))
         total = a + b + carry
         value = total & M32
         overflow = bool((a ^ value) & (b ^ value) & 0x80000000)
@@ -746,28 +799,44 @@ class Interpreter:
 
     def op_ISAD(self, t: Thread, ins: Instruction) -> None:
         a, b = (self.typed(self.raw(t, s), ins) for s in ins.src[:2])
-        value = (abs(a - b) + self.raw(t, ins.src[2])) & M32
-        self.put(t, ins.dst[0], value)
-        self.flags(t, ins, value)
+        self.put(t, ins.dst[0], self.add(t, ins, abs(a - b), self.raw(t, ins.src[2]), False, False))
 
     def typed(self, value: int, ins: Instruction) -> int:
         return signed(value) if ins.mods["type"] == "S32" else value
 
     def op_IMNMX(self, t: Thread, ins: Instruction) -> None:
         a, b = (self.typed(self.raw(t, s), ins) for s in ins.src[:2])
-        value = (min if self.pred(t, ins.src[2]) else max)(a, b) & M32
+        least = self.pred(t, ins.src[2])
+        if ins.mods["range"]:
+            # Words of a wider minimum, the highest first: Z says "equal so far", C "a is less" (our choice).
+            less, same = a < b, a == b
+            if ins.mods["range"] != "XHI":
+                less = self.raw(t, ins.src[0]) < self.raw(t, ins.src[1]) if t.z else t.c
+                same = same and t.z
+            value = (a if less == least else b) & M32
+            self.put(t, ins.dst[0], value)
+            t.z, t.s, t.c, t.o = same, bool(value >> 31), less, False
+            return
+        value = (min if least else max)(a, b) & M32
         self.put(t, ins.dst[0], value)
         self.flags(t, ins, value)
 
     def icmp(self, t: Thread, ins: Instruction, a: int, b: int) -> bool:
         x = bool(ins.mods.get("x"))
         if x:
-            # The high words of a wider comparison: the low words' difference left carry and zero.
-            wide = (self.typed(a, ins)) - self.typed(b, ins) - (0 if t.c else 1)
-            order = 1 if wide < 0 else 2 if wide == 0 and t.z else 4
+            # The high words of a wider comparison: the low words' difference left carry (not less) and zero.
+            a, b = self.typed(a, ins), self.typed(b, ins)
+            order = 1 if a < b or (a == b and not t.c) else 2 if a == b and t.z else 4
+            # Equal low words leave a carry: the other pair of flags is no comparison's, and counts as both.
+            if a == b and t.z and not t.c:
+                order = 3
         else:
             a, b = self.typed(a, ins), self.typed(b, ins)
             order = 1 if a < b else 2 if a == b else 4
+        if order == 3:
+            return {"LT": True, "EQ": True, "LE": True, "GT": False, "NE": False, "GE": False}.get(
+                str(ins.mods["cmp"]).removesuffix("U"), str(ins.mods["cmp"]) in ("NUM", "T")
+            )
         return bool(COMPARE[str(ins.mods["cmp"])] & order)
 
     def op_ISET(self, t: Thread, ins: Instruction) -> None:
@@ -822,17 +891,25 @@ class Interpreter:
 
     def op_SHL(self, t: Thread, ins: Instruction) -> None:
         a, b = self.raw(t, ins.src[0]), self.raw(t, ins.src[1])
-        value = a << (b & 31 if ins.mods["w"] else min(b, 32)) & M32
+        count = b & 31 if ins.mods["w"] else min(b, 32)
+        whole = a << count
+        value = whole & M32
         self.put(t, ins.dst[0], value)
-        self.flags(t, ins, value)
+        # Carry and overflow as envytools measured them on Tesla: 32 and more leave no carry.
+        self.flags(
+            t, ins, value, count < 32 and bool(whole >> 32 & 1), count == 1 and bool((a ^ value) >> 31)
+        )
 
     def op_SHR(self, t: Thread, ins: Instruction) -> None:
         a, b = self.raw(t, ins.src[0]), self.raw(t, ins.src[1])
         if ins.mods["brev"]:
             a = int(f"{a:032b}"[::-1], 2)
-        value = self.typed(a, ins) >> (b & 31 if ins.mods["w"] else min(b, 32)) & M32
+        count = b & 31 if ins.mods["w"] else min(b, 32)
+        value = self.typed(a, ins) >> count & M32
         self.put(t, ins.dst[0], value)
-        self.flags(t, ins, value)
+        self.flags(
+            t, ins, value, 0 < count < 32 and bool(a >> count - 1 & 1), count == 1 and bool((a ^ value) >> 31)
+        )
 
     def op_LOP(self, t: Thread, ins: Instruction) -> None:
         a, b = self.read(t, ins.src[0]), self.read(t, ins.src[1])
@@ -904,6 +981,15 @@ class Interpreter:
             "SR_NCTAID.X": lambda: self.launch.grid[0],
             "SR_NCTAID.Y": lambda: self.launch.grid[1],
             "SR_NCTAID.Z": lambda: self.launch.grid[2],
+            "SR_NTID": lambda: self.launch.block[0] | self.launch.block[1] << 16 | self.launch.block[2] << 26,
+            "SR_SWINLO": lambda: self.launch.shared_window & M32,
+            "SR_LWINLO": lambda: self.launch.local_window & M32,
+            "SR_SWINSZ": lambda: 1 << 24,
+            "SR_LWINSZ": lambda: 1 << 24,
+            "SR_SMEMSZ": lambda: self.launch.shared_size,
+            "SR_SMEMBANKS": lambda: 32,
+            "SR_LMEMLOSZ": lambda: self.launch.local_positive,
+            "SR_LMEMHIOFF": lambda: (1 << 24) - self.launch.local_negative,
             "SR_EQMASK": lambda: lane,
             "SR_LTMASK": lambda: lane - 1,
             "SR_LEMASK": lambda: lane | (lane - 1),
@@ -929,6 +1015,13 @@ class Interpreter:
             if mask >> (12 + i) & 1:
                 setattr(t, name, bool(a >> (12 + i) & 1))
 
+    def op_CSETP(self, t: Thread, ins: Instruction) -> None:
+        self.setp_result(t, ins, self.test(t, str(ins.mods["test"])), self.pred(t, ins.src[0]))
+
+    def op_CSET(self, t: Thread, ins: Instruction) -> None:
+        result = self.test(t, str(ins.mods["test"]))
+        self.set_result(t, ins, combine(str(ins.mods["bop"]), result, self.pred(t, ins.src[0])))
+
     def op_PSETP(self, t: Thread, ins: Instruction) -> None:
         a, b, c = (self.pred(t, s) for s in ins.src)
         self.setp_result(t, ins, combine(str(ins.mods["bop0"]), a, b), c)
@@ -944,13 +1037,15 @@ class Interpreter:
 
     def address(self, t: Thread, m: Mem) -> int:
         if m.base.count == 2:
-            return (self.raw(t, m.base) + m.offset) & M64
+            return (self.raw(t, m.base, 2) + m.offset) & M64
         return (self.raw(t, m.base) + m.offset) & M32
 
     def at(self, t: Thread, m: Mem, size: int, write: bool) -> tuple[str, int]:
-        """Where an access goes: "shared", "local" or "global", and the address there; checks alignment and range."""
+        """Where an access goes ("shared", "local" or "global") and the address there, checked."""
         address = self.address(t, m)
         space = m.space
+        if address % size:
+            raise Stop(ErrorKind.MISALIGNED, self.pc, address, write)
         if space == "generic":
             if self.launch.shared_window <= address < self.launch.shared_window + (1 << 24):
                 space, address = "shared", address - self.launch.shared_window
@@ -958,24 +1053,21 @@ class Interpreter:
                 space, address = "local", address - self.launch.local_window
             else:
                 space = "global"
-        if space == "local":
-            address &= 0xFFFFFF
-        if address % size:
-            raise Stop(ErrorKind.MISALIGNED, self.pc, address, write)
         if space == "shared" and address + size > len(self.shared):
-            raise Stop(ErrorKind.SHARED_RANGE, self.pc, address, write)
+            raise Stop(ErrorKind.SHARED_RANGE, self.pc, 0, write)
         if space == "local" and not (
-            address + size <= self.launch.local_positive or address >= (1 << 24) - self.launch.local_negative
+            address + size <= self.launch.local_positive
+            or (1 << 24) - self.launch.local_negative <= address <= (1 << 24) - size
         ):
-            raise Stop(ErrorKind.LOCAL_RANGE, self.pc, address, write)
+            raise Stop(ErrorKind.LOCAL_RANGE, self.pc, 0, write)
         return space, address
 
     def load(self, t: Thread, m: Mem, size: int) -> int:
         if m.space == "const":
             address = (self.raw(t, m.base) + m.offset) & M32
             if address % size:
-                raise Stop(ErrorKind.MISALIGNED, self.pc, address)
-            return sum(self.constant(m.bank, address + i, 1) << 8 * i for i in range(size))
+                raise Stop(ErrorKind.MISALIGNED, self.pc)
+            return self.constant(m.bank, address, size)
         space, address = self.at(t, m, size, False)
         return self.peek(t, space, address, size)
 
@@ -988,6 +1080,17 @@ class Interpreter:
             return int.from_bytes(self.launch.space.read(address, size), "little")
         except AccessError as error:
             raise Stop(ErrorKind.UNMAPPED, self.pc, error.va) from None
+
+    def probe(self, address: int, size: int) -> None:
+        """An atomic operation needs a writable page before it reads."""
+        try:
+            old = self.launch.space.read(address, size)
+        except AccessError as error:
+            raise Stop(ErrorKind.UNMAPPED, self.pc, error.va, True) from None
+        try:
+            self.launch.space.write(address, old)
+        except AccessError as error:
+            raise Stop(ErrorKind.READ_ONLY, self.pc, error.va, True) from None
 
     def poke(self, t: Thread, space: str, address: int, size: int, value: int) -> None:
         raw = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
@@ -1035,19 +1138,20 @@ class Interpreter:
             m = ins.src[0]
             assert isinstance(m, Mem)
             address = self.address(t, m)
-            free = address not in self.locks
+            size = WIDTH[str(ins.mods["size"])]
+            self.at(t, m, size, False)
+            # Who does not get the lock sees the predicate false and gets no value (this project's choice).
+            free = address >> 2 not in self.locks
             if free:
-                self.locks[address] = t
-            self.load_into(t, ins, ins.dst[1], m)
+                self.locks[address >> 2] = t
+                self.load_into(t, ins, ins.dst[1], m)
             self.put_pred(t, ins.dst[0], free)
 
     def op_STSUL(self, t: Thread, ins: Instruction) -> None:
         self.op_ST(t, ins)
         m = ins.src[0]
         assert isinstance(m, Mem)
-        self.locks.pop(self.address(t, m), None)
-
-    op_STSCUL = op_STSUL
+        self.locks.pop(self.address(t, m) >> 2, None)
 
     def atomic(self, t: Thread, ins: Instruction) -> tuple[int, int]:
         """Perform it; (old value, bytes)."""
@@ -1055,7 +1159,12 @@ class Interpreter:
         kind, op = str(ins.mods["type"]), str(ins.mods["op"])
         size = 8 if kind == "U64" else 4
         assert isinstance(m, Mem)
+        window = self.address(t, m) - self.launch.local_window
+        if 0 <= window < 1 << 24:
+            raise Stop(ErrorKind.LOCAL_RANGE, self.pc, 0, True)
         space, address = self.at(t, m, size, True)
+        if space == "global":
+            self.probe(address, size)
         old = self.peek(t, space, address, size)
         n = size // 4
         a = self.raw(t, ins.src[1], n)
@@ -1081,10 +1190,8 @@ class Interpreter:
         return old, n
 
     def op_ATOM(self, t: Thread, ins: Instruction) -> None:
-        old, n = self.atomic(t, ins)
-        dst = ins.dst[0]
-        assert isinstance(dst, Reg)
-        self.put(t, Reg(dst.index, n), old)
+        old, _ = self.atomic(t, ins)
+        self.put(t, ins.dst[0], old)
 
     def op_RED(self, t: Thread, ins: Instruction) -> None:
         self.atomic(t, ins)
