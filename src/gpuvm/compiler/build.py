@@ -27,6 +27,7 @@ from gpuvm.compiler.mir import (
     Src,
     Value,
     invert,
+    operands,
     resolve,
 )
 from gpuvm.compiler.ops import OPS
@@ -99,6 +100,7 @@ class Builder:
         for d in real:
             for v in d if isinstance(d, tuple) else (d,):
                 v.inst = inst
+                v.home = self.block
         self.block.insts.append(inst)
         if key is not None:
             self.known.setdefault(key, []).append(inst)
@@ -423,11 +425,37 @@ class Builder:
             return b[0], self.iadd(a[1], b[1])
         if not nb:
             for x, y in ((a, b), (b, a)):
+                inst = self.maker(x[0], "MAD64")
+                if inst and inst.dsts[0] is x[0] and inst.dsts[1] is x[1] and inst.srcs[2:] != [ZERO, ZERO]:
+                    # i * s + c + y: what does not change in the loop is added up in front of it
+                    addend = (inst.srcs[2], inst.srcs[3])
+                    if self.outside(addend) and self.outside(y):
+                        together = self.add64(addend, y)
+                        return self.mad64(inst.srcs[0], inst.srcs[1], together, inst.mods.get("atype") == "S32")
                 inst = self.wide(x)
                 if inst is not None and not (y[0] == ZERO and y[1] == ZERO):
                     return self.mad64(inst.srcs[0], inst.srcs[1], y, inst.mods.get("atype") == "S32")
         inst = self.emit("ADD64", "rr", [a[0], a[1], b[0], b[1]], {"sub": True} if nb else None)
         return _two(inst)
+
+    def outside(self, p: Pair) -> bool:
+        """Whether a pair does not change in the innermost loop around here."""
+        return self.block.depth > 0 and all(self._fixed(s, 4) for s in p)
+
+    def _fixed(self, s: Src, depth: int) -> bool:
+        if not isinstance(s, Value):
+            return True
+        if s.home is None:
+            return False
+        if s.home.depth < self.block.depth:
+            return True
+        inst = s.inst
+        return (
+            depth > 0
+            and inst is not None
+            and OPS[inst.op].pure
+            and all(self._fixed(v, depth - 1) for v in operands(inst))
+        )
 
     def wide(self, p: Pair) -> Inst | None:
         """The instruction that makes both words of `p` as one 32 x 32 -> 64 bit product."""

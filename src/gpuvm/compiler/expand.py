@@ -274,7 +274,7 @@ class Expander:
                 f"{f.name} takes {len(f.params)} arguments and returns {len(f.returns)} values", call.line
             )
         self.counter += 1
-        prefix = f"${self.counter}."
+        prefix = f"${self.counter}:"
         own = callee.registers.keys() | callee.variables.keys()
         rename = _renamer(prefix, own)
         for name, r in callee.registers.items():

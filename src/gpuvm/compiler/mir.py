@@ -19,12 +19,14 @@ class Value:
     register.
     """
 
-    __slots__ = ("fixed", "forward", "id", "inst", "kind")
+    __slots__ = ("fixed", "forward", "home", "id", "inst", "kind")
 
     def __init__(self, ident: int, kind: str) -> None:
         self.id = ident
         self.kind = kind
         self.inst: Inst | None = None
+        self.home: Block | None = None
+        """Where the builder made it."""
         self.forward: Src | None = None
         self.fixed: int | None = None
 
@@ -135,6 +137,7 @@ class Phi:
     def __init__(self, block: Block, dst: Value, var: str) -> None:
         self.block = block
         self.dst = dst
+        dst.home = block
         self.args: list[Src] = []
         self.var = var
         self.users: list[Phi] = []

@@ -52,6 +52,7 @@ def optimize(fn: Fn, level: int = 2) -> None:
         hoist(fn)
     share(fn)
     eliminate_dead(fn)
+    sink_steps(fn)
 
 
 def settle(fn: Fn) -> None:
@@ -182,6 +183,9 @@ def eliminate_dead(fn: Fn) -> None:
                 continue
             if inst.op in ("ADD64", "MAD64") and inst.dsts[1] not in live:
                 _low_only(inst)
+            elif inst.op == "MAD64" and inst.dsts[0] not in live and inst.srcs[2:] == [ZERO, ZERO]:
+                inst.op, inst.dsts, inst.srcs, inst.smods = "IMUL", inst.dsts[1:], inst.srcs[:2], [0, 0]
+                inst.mods["hi"] = True
             kept.append(inst)
         b.insts = kept
 
@@ -508,6 +512,29 @@ def hoist(fn: Fn, limit: int = 20) -> None:
             for inst in moved:
                 inst.block = front
             front.insts.extend(moved)
+
+
+def sink_steps(fn: Fn) -> None:
+    """Move the step of a loop variable behind the last use of its old value, so that both can share a register."""
+    for header in fn.blocks:
+        for phi in header.phis:
+            for p, arg in zip(header.preds, phi.args, strict=True):
+                b = fn.blocks[p]
+                if not isinstance(arg, Value) or arg.inst is None or arg.inst.block is not b:
+                    continue
+                step = arg.inst
+                if phi.dst not in operands(step) or step not in b.insts:
+                    continue
+                at = b.insts.index(step)
+                made = set(results(step))
+                later = b.insts[at + 1 :]
+                if any(made.intersection(operands(i)) for i in later):
+                    continue
+                if any(phi.dst in operands(i) for i in later) and not (
+                    b.term.pred is not None and made.intersection(words(b.term.pred))
+                ):
+                    del b.insts[at]
+                    b.insts.append(step)
 
 
 def share(fn: Fn) -> None:

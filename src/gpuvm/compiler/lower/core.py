@@ -4,12 +4,12 @@ blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gpuvm.compiler.build import MASK, Builder, Pair
 from gpuvm.compiler.errors import CompileError, unsupported
-from gpuvm.compiler.flow import Body, Copy, End, Select
+from gpuvm.compiler.flow import Body, Copy, End, Item, Select
 from gpuvm.compiler.graph import DominatorTree, natural_loops
 from gpuvm.compiler.layout import ADDRESS_BANK, PARAMETER_BASE, Layout
 from gpuvm.compiler.mir import (
@@ -34,6 +34,8 @@ from gpuvm.compiler.mir import (
 from gpuvm.compiler.ptx import ast
 from gpuvm.compiler.ptx.parser import float_bits, type_size
 
+CARRY = "$cc"
+"""The variable that holds the carry flag of add.cc and its kind, as 0 or 1."""
 HIGH = "\x01"
 """Suffix of the variable that holds a 64-bit register's high word."""
 
@@ -131,9 +133,17 @@ class Lowering:
         fn.link_predecessors()
         succs = fn.successors()
         self.tree = DominatorTree(succs, 0)
+        self.entrance: dict[int, int] = {}
+        self.written: dict[int, set[str]] = {}
         for loop in natural_loops(succs, self.tree):
             for n in loop.blocks:
                 fn.blocks[n].depth = max(fn.blocks[n].depth, loop.depth)
+            outside = [p for p in fn.blocks[loop.header].preds if p not in loop.blocks]
+            if len(outside) == 1:
+                self.entrance[loop.header] = outside[0]
+                self.written[loop.header] = {
+                    name for n in loop.blocks for item in self.body.blocks[n].items for name in _targets(item)
+                }
         self.defs: list[dict[str, Src]] = [{} for _ in fn.blocks]
         self.sealed = [False] * len(fn.blocks)
         self.filled = [False] * len(fn.blocks)
@@ -213,6 +223,11 @@ class Lowering:
             if found is not None:
                 break
             block = self.fn.blocks[n]
+            if not self.sealed[n] and n in self.entrance and _stem(var) not in self.written[n]:
+                # the loop does not write it: no phi, so that what is known of the value stays known
+                trail.append(n)
+                n = self.entrance[n]
+                continue
             if not self.sealed[n]:
                 phi = Phi(block, self.fn.value(kind), var)
                 block.phis.append(phi)
@@ -508,6 +523,32 @@ class Lowering:
                 )
             raise CompileError(f"{i.text}: the type must be one of {allowed}", i.line)
         return t
+
+
+def _stem(var: str) -> str:
+    """The register or parameter that a one-word variable is part of."""
+    return var.partition(HIGH)[0].partition("#")[0].partition(".")[0]
+
+
+def _targets(item: Item) -> Iterator[str]:
+    """Stems of what an instruction may write; more than that does no harm."""
+    if isinstance(item, Select):
+        yield _stem(item.var)
+    elif isinstance(item, Copy):
+        yield _stem(item.target)
+    elif isinstance(item, ast.Call):
+        yield from map(_stem, item.returns)
+    else:
+        yield _stem(CARRY)
+        for o in item.args[: 2 if item.op == "_ldslk" else 1]:
+            if isinstance(o, ast.Name):
+                yield _stem(o.name)
+            elif isinstance(o, ast.Pair):
+                yield from (_stem(o.first), _stem(o.second))
+            elif isinstance(o, ast.Vector):
+                yield from (_stem(x.name) for x in o.items if isinstance(x, ast.Name))
+            elif isinstance(o, ast.Address) and o.base is not None and "param" in item.mods:
+                yield _stem(o.base)
 
 
 def refuse(reason: str) -> Handler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuvm.compiler.build import MASK, Pair
 from gpuvm.compiler.errors import CompileError, unsupported
-from gpuvm.compiler.lower.core import Lowering, handles, width
+from gpuvm.compiler.lower.core import CARRY, Lowering, handles, width
 from gpuvm.compiler.lower.wide import (
     compare64,
     extended_from,
@@ -20,7 +20,6 @@ from gpuvm.compiler.mir import TRUE, ZERO, Imm, PredConst, Src, invert
 from gpuvm.compiler.ptx import ast
 
 INTEGERS = "u16 u32 u64 s16 s32 s64"
-CARRY = "$cc"
 
 
 def add_carry(low: Lowering, a: Src, b: Src, carry: Src) -> tuple[Src, Src]:

@@ -82,6 +82,19 @@ def mulhi64(b: Builder, x: Pair, y: Pair, sign: bool) -> Pair:
     return top
 
 
+def _sum_with_word(b: Builder, x: Pair) -> tuple[Pair, Src, bool] | None:
+    """A sum of an extended word and something from outside the loop: (the latter, the word, its sign)."""
+    inst = b.maker(x[0], "ADD64")
+    if inst is None or inst.dsts[0] is not x[0] or inst.dsts[1] is not x[1] or inst.mods:
+        return None
+    u, v = (inst.srcs[0], inst.srcs[1]), (inst.srcs[2], inst.srcs[3])
+    for rest, word in ((u, v), (v, u)):
+        found = extended_from(b, word)
+        if found and number64(word) is None and number64(rest) is None and b.outside(rest):
+            return rest, found[0], found[1]
+    return None
+
+
 def shl64(b: Builder, x: Pair, n: Src) -> Pair:
     """x << n; 0 for n > 63. The chip's shifts clamp, so out-of-range parts vanish by themselves."""
     if isinstance(n, Imm):
@@ -95,6 +108,10 @@ def shl64(b: Builder, x: Pair, n: Src) -> Pair:
         word = extended_from(b, x)
         if word and number64(x) is None and (k < 31 or not word[1]):
             return b.mad64(word[0], Imm(1 << k), (ZERO, ZERO), word[1])
+        split = _sum_with_word(b, x)
+        if split and k < 31:
+            rest, part, sign = split
+            return b.mad64(part, Imm(1 << k), shl64(b, rest, n), sign)
         return b.shl(x[0], n), b.lop("OR", b.shl(x[1], n), b.shr(x[0], Imm(32 - k)))
     over = b.shl(x[0], b.iadd(n, Imm(-32 & 0xFFFFFFFF)))
     carry = b.shr(x[0], b.isub(Imm(32), n))
