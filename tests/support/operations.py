@@ -145,7 +145,10 @@ FLOATS = (
 )  # fmt: skip
 HALVES = (
     0, 0x8000, 1, 0x03FF, 0x0400, 0x3C00, 0x3BFF, 0xBC00, 0x7BFF, 0x7C00, 0xFC00, 0x7C01, 0x7E00, 0x7FFF,
-    0x3800, 0x4100, ) DOUBLES = (     0x0000000000000000, 0x8000000000000000, 0x0000000000000001,
+    0x3800, 0x4100,
+)  # fmt: skip
+DOUBLES = (
+    0x0000000000000000, 0x8000000000000000, 0x0000000000000001,
     0x800FFFFFFFFFFFFF, 0x0010000000000000, 0x3FF0000000000000, 0xBFF0000000000000, 0x3FF0000000000001,
     0x3FEFFFFFFFFFFFFF, 0x3FE0000000000000, 0x4004000000000000, 0x4330000000000001, 0x41DFFFFFFFC00000,
     0x41E0000000000000, 0xC1E0000000000000, 0xC1E0000000200000, 0x41EFFFFFFFE00000, 0x41F0000000000000,
@@ -219,9 +222,7 @@ def operand(chance: Random, op: Operand, regs: Registers, double: bool, target: 
         offset = chance.randrange(0, 0x400, 8 if double else 4) + 0x40
         if chance.random() < 0.05:
             offset = 0x1000
-        return replace(
-            op, bank=chance.choice([0, 1, 2, 3]), offset=offset
-        )
+        return replace(op, bank=chance.choice([0, 1, 2, 3]), offset=offset)
     if isinstance(op, Special):
         name = chance.choice(SPECIALS)
         from gpuvm.isa.special import special_number

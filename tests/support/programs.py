@@ -1,4 +1,4 @@
-"""Random programs of all kinds of control flow, as assembler text: a compiler's, and what none would write."""
+"""Random programs of all kinds of control flow, as assembler text: what compilers write, and what none does."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ SHARED = 0x2000
 SCRATCH = 0x1800
 """Shared bytes past those that threads exchange: locks and counters."""
 LOCAL = 64
+ATOMIC = ("ADD", "XOR", "AND", "OR", "MIN", "MAX", "MIN.S32", "MAX.S32")
 
 
 @dataclass
 class Writer:
     """Collects the text of one kernel.
 
-    Registers: R0 thread in the block, R1 the running value, R2, R3 addresses, R4 to R9 temporaries, R10 and up
-    loop counters by depth. Predicates P0 to P2 are temporaries, P3 is odd lanes, P4 the lower half of a warp.
+    Registers: R0 thread in the block, R1 the running value, R2, R3 addresses, R4 to R9 temporaries, R10 and
+    up loop counters by depth. Predicates P0 to P2 are temporaries, P3 is odd lanes, P4 the lower half of a warp.
     """
 
     chance: Random
@@ -119,7 +120,7 @@ class Writer:
             )
             self.put("LOP.XOR R1, R1, R5;")
         elif kind == 3:  # counters of the grid
-            number, op = c.choice(list(enumerate("ADD XOR AND OR MIN MAX MIN.S32 MAX.S32".split())))
+            number, op = c.choice(list(enumerate(ATOMIC)))
             self.put(f"MOV32I R4, {hex(COUNTERS + 4 * number)};")
             self.put(f"{c.choice(['', '@P3 '])}RED.{op} [R4], R1;")
         elif kind == 4:  # counters of the block
