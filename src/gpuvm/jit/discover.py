@@ -155,7 +155,9 @@ def discover(read: Callable[[int, int], bytes], entry: int) -> Program:
     return program
 
 
-def sweep(program: Program, fetch: Callable[[int, int], bytes], decode: Callable[[int], Instruction | None]) -> list[int]:
+def sweep(
+    program: Program, fetch: Callable[[int, int], bytes], decode: Callable[[int], Instruction | None]
+) -> list[int]:
     """Possible targets of indirect branches: all code in order around what is known."""
     known = [pc for pc, ins in program.instructions.items() if ins is not None]
     if not known:
@@ -165,6 +167,7 @@ def sweep(program: Program, fetch: Callable[[int, int], bytes], decode: Callable
     while len(got) < MAX_INSTRUCTIONS:
         ins = program.instructions.get(pc) or decode(pc)
         if ins is None or not any(fetch(pc, 8)):
+            program.instructions.setdefault(pc, None)  # code may be written here later
             break
         got.append(pc)
         program.leaders.add(pc)

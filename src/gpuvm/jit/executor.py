@@ -190,7 +190,9 @@ class Executor:
         try:
             translation = self.translator.get(launch)
         except AccessError as error:
-            return Outcome(error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, error.va, False, str(error)))
+            return Outcome(
+                error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, error.va, False, str(error))
+            )
         compile_s = translation.seconds()
         with self._lock:
             work = self._idle.pop() if self._idle else _Set(self.threads)
@@ -219,14 +221,18 @@ class Executor:
         if min(launch.block) < 1 or bx * by * bz > MAX_THREADS_PER_BLOCK:
             return error(f"a block must have 1 to {MAX_THREADS_PER_BLOCK} threads, got {launch.block}")
         if not 0 <= launch.shared_size <= MAX_SHARED:
-            return error(f"a block may have up to {MAX_SHARED} bytes of shared memory, got {launch.shared_size}")
+            return error(
+                f"a block may have up to {MAX_SHARED} bytes of shared memory, got {launch.shared_size}"
+            )
         if not 0 < launch.registers <= 63:
             return error(f"a thread must have 1 to 63 registers, got {launch.registers}")
         local = launch.local_positive + launch.local_negative
         if min(launch.local_positive, launch.local_negative) < 0 or local > 512 << 10 or local % 4:
             return error(f"local memory must be a multiple of 4 up to 512 KiB a thread, got {local} bytes")
         if not 0 <= launch.code_base < VA_SIZE or not 0 <= launch.entry < 1 << 32:
-            return error(f"code must lie in 40 bits, got entry {launch.entry:#x} in segment {launch.code_base:#x}")
+            return error(
+                f"code must lie in 40 bits, got entry {launch.entry:#x} in segment {launch.code_base:#x}"
+            )
         return None
 
     def _constants(self, launch: Launch, translation: Translation, work: _Set) -> AccessError | None:
@@ -259,7 +265,8 @@ class Executor:
         if unmapped is not None:
             text = f"a bound constant buffer must be mapped; GPU address {unmapped.va:#x} is not"
             return Outcome(
-                error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, unmapped.va, False, text), blocks_done=first
+                error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, unmapped.va, False, text),
+                blocks_done=first,
             )
         threads = min(self.threads, total - first)
         job, half = work.job.i64, work.job.i32
@@ -301,14 +308,19 @@ class Executor:
             pool.i32[POOL_WORKERS // 4] = self.threads - 1
             for index in range(1, self.threads):
                 worker = threading.Thread(
-                    target=self.runtime.worker, args=(pool.address, index), name=f"gpuvm-worker-{index}", daemon=True
+                    target=self.runtime.worker,
+                    args=(pool.address, index),
+                    name=f"gpuvm-worker-{index}",
+                    daemon=True,
                 )
                 worker.start()
                 self._workers.append(worker)
             self._pool = pool
         return self._pool
 
-    def _outcome(self, launch: Launch, translation: Translation, work: _Set, total: int, first: int) -> Outcome:
+    def _outcome(
+        self, launch: Launch, translation: Translation, work: _Set, total: int, first: int
+    ) -> Outcome:
         outcome = Outcome()
         claimed = min(int(work.job.i64[at.JOB_NEXT // 8]), total)
         ran = sum(int(context.memory.i64[at.BLOCKS_RUN // 8]) for context in work.contexts)
@@ -316,7 +328,9 @@ class Executor:
         if errors:
             outcome.error = self._error(launch, translation, errors)
         elif claimed < total:
-            outcome.error = ExecutionError(ErrorKind.STOPPED, message="the launch was asked to stop between blocks")
+            outcome.error = ExecutionError(
+                ErrorKind.STOPPED, message="the launch was asked to stop between blocks"
+            )
         outcome.blocks_done = claimed if not errors else min(first + ran, claimed)
         self._count(outcome.statistics, translation, work)
         outcome.statistics.blocks = ran
@@ -337,6 +351,9 @@ class Executor:
         what = ErrorKind(kind)
         if what not in (ErrorKind.UNMAPPED, ErrorKind.READ_ONLY, ErrorKind.MISALIGNED):
             address = 0
+        elif what is ErrorKind.UNMAPPED and address == 0:
+            # An access beyond the address space has one; this is the fetch of an instruction.
+            address = launch.code_base + pc
         return ExecutionError(what, pc, address, write, MESSAGES.get(what, ""))
 
     def _fault(self, launch: Launch, translation: Translation, memory: _Memory) -> ExecutionError:
