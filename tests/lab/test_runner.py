@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuvm.lab.report import comparison, document, totals
-from gpuvm.lab.runner import Job, Run, run_together
+from gpuvm.lab.runner import Job, run_together
 from gpuvm.workloads.base import Arrays, Clock, Inputs, Parameters, Workload
 from gpuvm.workloads.program import CudaError
 from gpuvm.workloads.verdict import Verdict, exact
@@ -149,8 +149,3 @@ def test_totals_compare_with_native() -> None:
     assert lines[0] == "1 of 2 runs verified."
     assert lines[1].startswith("fv-naive: 4.00x native in wall time, 1.0x in device time")
     assert comparison(runs).row_count == 2
-
-
-def test_a_run_knows_what_translation_took_of_it() -> None:
-    run = Run("native", "NOP", "small", "vm0", wall_s=2.0, counters={"compile_ns": 1.5e9})
-    assert run.translation_s == 1.5

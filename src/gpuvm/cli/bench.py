@@ -33,6 +33,7 @@ def bench(
     data: Path | None,
     json_file: Path | None,
     repeat: int,
+    warm_up: bool,
     seed: int,
     times: str,
     picture: Path | None,
@@ -54,6 +55,7 @@ def bench(
         data=data,
         seed=seed,
         repeat=repeat,
+        warm_up=warm_up,
     )
     if data is not None and not data.is_dir():
         raise CommandError(f"--data must be a folder laid out as Rodinia's data, got {data}")

@@ -116,6 +116,9 @@ def bench(
         Path | None, typer.Option("--json", metavar="FILE", help="Write the measurements as JSON.")
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Run everything this many times.")] = 1,
+    warm_up: Annotated[
+        bool, typer.Option(help="Run each workload once, unmeasured, in the first mode before the others.")
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the made inputs.")] = 2014,
     times: Annotated[
         str, typer.Option(metavar="wall|device", help="Which time the table gives the phases in.")
@@ -128,7 +131,9 @@ def bench(
     """
     from gpuvm.cli import bench as command
 
-    command.bench(mode, workload, size, vms, scheduler, data, json_file, repeat, seed, times, picture)
+    command.bench(
+        mode, workload, size, vms, scheduler, data, json_file, repeat, warm_up, seed, times, picture
+    )
 
 
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -49,6 +49,9 @@ class Plan:
     seed: int = SEED
     repeat: int = 1
     stagger: int = 0
+    warm_up: bool = True
+    """Whether each workload runs once in the first mode before it is measured. That translates its kernels
+    and touches its memory for the first time, which would otherwise count against the first mode."""
     vram: int = VRAM
     memory: int = MEMORY
     """Bytes of video memory and of RAM that each machine has."""
@@ -80,6 +83,7 @@ def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
     Yields each run when it has been checked. The systems are taken down when the iterator ends or is closed.
     """
     count = len(plan.workloads)
+    cold = {workload.name for workload in plan.workloads} if plan.warm_up else set()
     with ExitStack() as stack:
         executor = Executor()
         stack.callback(executor.close)
@@ -102,6 +106,10 @@ def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
                     plan.workloads[(turn + number * plan.stagger) % count]
                     for number in range(len(system.guests))
                 ]
+                for workload in chosen:
+                    if workload.name in cold:
+                        cold.remove(workload.name)
+                        run_together([Job(systems[0].guests[0], workload, plan.inputs(workload))])
                 for _ in range(plan.repeat):
                     jobs = [
                         Job(guest, workload, plan.inputs(workload))

@@ -46,8 +46,7 @@ def record(run: Run) -> dict[str, Any]:
 def comparison(runs: Sequence[Run], times: str = "wall", baseline: str = "native") -> Table:
     """The table of `gpuvm demo` and `gpuvm bench`: a row per workload and mode, slowdown against `baseline`.
 
-    Times are medians over the machines and repetitions of a row, traps are means. The slowdown in wall time
-    leaves out translation: the first mode to run a kernel translates it for all.
+    Times are medians over the machines and repetitions of a row, traps are means.
 
     Parameters
     ----------
@@ -85,7 +84,7 @@ def comparison(runs: Sequence[Run], times: str = "wall", baseline: str = "native
     return table
 
 
-_WALL = "wall time: what this machine took; its slowdown is without the translation of kernels"
+_WALL = "wall time: what this machine took"
 _DEVICE = "device time: what a Quadro 6000 under Xen would have taken (docs/costs.md)"
 _CAPTIONS = {
     "wall": f"Phases in {_WALL}.\nDevice: {_DEVICE.removeprefix('device time: ')}.",
@@ -161,7 +160,7 @@ def _slowdown(group: Sequence[Run], base: Sequence[Run] | None, is_base: bool) -
 
 
 def _median_wall(group: Sequence[Run]) -> float:
-    return max(median(run.wall_s - run.translation_s for run in group), 1e-9)
+    return max(median(run.wall_s for run in group), 1e-9)
 
 
 def _median_device(group: Sequence[Run]) -> float:

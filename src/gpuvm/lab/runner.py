@@ -90,11 +90,6 @@ class Run:
         """Device time of the phases together, in seconds."""
         return sum(device_seconds(phase.counters) for phase in self.phases.values())
 
-    @property
-    def translation_s(self) -> float:
-        """Wall time that went into translating machine code, in seconds: a cold cache's share of `wall_s`."""
-        return self.counters.get("compile_ns", 0.0) * 1e-9
-
 
 def run_together(jobs: Sequence[Job], observer: Observer | None = None) -> list[Run]:
     """Run jobs at the same time, at most one a machine, and check each result afterwards.
