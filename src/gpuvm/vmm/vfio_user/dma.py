@@ -247,7 +247,7 @@ class DmaTable:
         flags = DmaFlags(request.flags & _KNOWN)
         if request.argsz < DMA_MAP.size:
             raise InvalidRequest(f"argsz must be at least {DMA_MAP.size}, got {request.argsz}")
-        if request.flags & ~_KNOWN or not flags & _BOTH or DmaFlags.MMAP | DmaFlags.FILE_IO in flags:
+        if request.flags & ~int(_KNOWN) or not flags & _BOTH or DmaFlags.MMAP | DmaFlags.FILE_IO in flags:
             raise InvalidRequest(f"a DMA map must be readable or writable, one way; flags {request.flags:#x}")
         if fds > 1 or (flags & (DmaFlags.MMAP | DmaFlags.FILE_IO) and not fds):
             raise InvalidRequest(f"a DMA map with flags {request.flags:#x} came with {fds} descriptors")

@@ -193,7 +193,7 @@ class Interrupts:
         if request.argsz < IRQ_SET.size:
             raise InvalidRequest(f"argsz must be at least {IRQ_SET.size}, got {request.argsz}")
         vectors = self._of(request.index)
-        if request.flags & ~(_ACTION | _DATA):
+        if request.flags & ~int(_ACTION | _DATA):
             raise InvalidRequest(f"unknown flags {request.flags:#x}")
         action, kind = IrqSet(request.flags & _ACTION), IrqSet(request.flags & _DATA)
         if action not in _ONE_ACTION or kind not in _ONE_KIND:

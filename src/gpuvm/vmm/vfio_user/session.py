@@ -325,12 +325,13 @@ class Session:
             self._check(command, size, flags, fds, cut, oversized)
             answer, with_fds = self._handlers[command](data, fds)
         except RequestError as refused:
+            close_all(fds)
             self._refuse(ident, command, flags, refused)
-        except Exception as failed:
-            if isinstance(failed, Disconnected):
-                raise
+        except Exception:
+            close_all(fds)
             self._device_failed(ident, command, flags)
         else:
+            close_all(fds)
             if flags & NO_REPLY:
                 self.counters.posted += 1
             else:
