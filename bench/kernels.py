@@ -2,8 +2,10 @@
 
     python bench/kernels.py [WORKLOAD ...] [--repeat N] [--size paper|small] [--no-peer] [--json FILE]
 
-The programs run unchanged on a driver that launches their cubins straight on the executor (no GPU, no guest), and
-as their OpenCL twins on PoCL. A run's time is the sum over its kernel launches; printed are medians and ratios.
+The programs run unchanged on a driver that launches their cubins straight on the executor (no GPU, no guest),
+and
+as their OpenCL twins on PoCL. A run's time is the sum over its kernel launches; printed are medians and
+ratios.
 """
 
 from __future__ import annotations
@@ -189,7 +191,9 @@ def main() -> None:
     parser.add_argument("--size", default="paper")
     parser.add_argument("--no-peer", action="store_true", help="only this project's executor")
     parser.add_argument("--kernels", action="store_true", help="also the time of each kernel")
-    parser.add_argument("--least", action="store_true", help="least times instead of medians (on a busy machine)")
+    parser.add_argument(
+        "--least", action="store_true", help="least times instead of medians (on a busy machine)"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
@@ -234,7 +238,7 @@ def main() -> None:
         }  # fmt: skip
         rows.append(row)
         print(
-            f"{name:8} {str(verdict.ok):>8} {compile_s:9.2f} {mine * 1e3:9.2f} {other * 1e3:9.2f} {mine / other:6.2f}",
+            f"{name:8} {verdict.ok!s:>8} {compile_s:9.2f} {mine * 1e3:9.2f} {other * 1e3:9.2f} {mine / other:6.2f}",
             flush=True,
         )
         if options.kernels:

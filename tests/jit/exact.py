@@ -1,4 +1,5 @@
-"""Exact floats for the interpreter: bits to Fraction and back, rounded in any direction. Slow and obviously right."""
+"""Exact floats for the interpreter: bits to Fraction and back, rounded in any direction. Slow and obviously
+right."""
 
 from __future__ import annotations
 
@@ -19,7 +20,11 @@ def parts(bits: int, size: int) -> tuple[str, int, Fraction]:
         return ("nan" if mantissa else "inf"), sign, Fraction(0)
     if field == 0:
         return "number", sign, Fraction(mantissa) * Fraction(2) ** (low - precision + 1)
-    return "number", sign, Fraction(mantissa | 1 << (precision - 1)) * Fraction(2) ** (field - 1 + low - precision + 1)
+    return (
+        "number",
+        sign,
+        Fraction(mantissa | 1 << (precision - 1)) * Fraction(2) ** (field - 1 + low - precision + 1),
+    )
 
 
 def value(bits: int, size: int) -> Fraction:
@@ -83,7 +88,7 @@ def default_nan(size: int) -> int:
 
 
 def add(a: int, b: int, size: int, mode: str) -> int:
-    (ka, sa, xa), (kb, sb, xb) = parts(a, size), parts(b, size)
+    (ka, sa, xa), (kb, sb, _xb) = parts(a, size), parts(b, size)
     if "nan" in (ka, kb) or (ka == kb == "inf" and sa != sb):
         return default_nan(size)
     if ka == "inf":
@@ -130,7 +135,7 @@ def flush(bits: int) -> int:
 
 
 def compare(a: int, b: int, size: int) -> str:
-    """"less", "equal", "greater" or "unordered"."""
+    """ "less", "equal", "greater" or "unordered"."""
     (ka, sa, _), (kb, sb, _) = parts(a, size), parts(b, size)
     if "nan" in (ka, kb):
         return "unordered"

@@ -1,4 +1,5 @@
-"""A slow Fermi interpreter that judges the executor: one lane after the other, Python integers, no cleverness."""
+"""A slow Fermi interpreter that judges the executor: one lane after the other, Python integers, no
+cleverness."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ M64 = (1 << 64) - 1
 RELATIONS = {"less": 1, "equal": 2, "greater": 4, "unordered": 8}
 COMPARE = {
     name: n
-    for n, name in enumerate("F LT EQ LE GT NE GE NUM NAN LTU EQU LEU GTU NEU GEU T".split())
+    for n, name in enumerate(
+        ["F", "LT", "EQ", "LE", "GT", "NE", "GE", "NUM", "NAN", "LTU", "EQU", "LEU", "GTU", "NEU", "GEU", "T"]
+    )
 }
 INTEGRAL = {"ROUND": "RN", "FLOOR": "RM", "CEIL": "RP", "TRUNC": "RZ"}
 
@@ -57,7 +60,8 @@ class Lane:
 
 
 class Memory:
-    """Bytes by address, from one block of global memory, plus the block's shared and the threads' local memory."""
+    """Bytes by address, from one block of global memory, plus the block's shared and the threads' local
+    memory."""
 
     def __init__(self, base: int, data: bytearray) -> None:
         self.base = base
@@ -79,9 +83,7 @@ class Block:
         self.shared = bytearray(shared)
         self.local_size = local
         bx, by, bz = block
-        lanes = [
-            Lane((i % bx, i // bx % by, i // (bx * by)), i) for i in range(bx * by * bz)
-        ]
+        lanes = [Lane((i % bx, i // bx % by, i // (bx * by)), i) for i in range(bx * by * bz)]
         self.local = [bytearray(local) for _ in lanes]
         self.warps = [Warp(self, lanes[n : n + 32]) for n in range(0, len(lanes), 32)]
         self.steps = limit
@@ -162,7 +164,9 @@ class Warp:
         self.pc = after
         target = next((op.offset for op in ins.src if isinstance(op, Target)), 0)
         if name in ("SSY", "PBK", "PCNT", "PRET", "PLONGJMP"):
-            self.stack.append(({"PRET": "RET", "PLONGJMP": "LONGJMP"}.get(name, name), target, set(self.active)))
+            self.stack.append(
+                ({"PRET": "RET", "PLONGJMP": "LONGJMP"}.get(name, name), target, set(self.active))
+            )
         elif name in ("CAL", "JCAL"):
             self.stack.append(("RET", after, set(self.active)))
             self.pc = target
@@ -237,7 +241,9 @@ class Warp:
                     if ins.dst and isinstance(ins.dst[0], Reg):
                         self.lanes[n].set(ins.dst[0].index, total)
                     if len(ins.dst) > 1 and isinstance(ins.dst[1], Pred):
-                        self.lanes[n].set_pred(ins.dst[1].index, every if ins.mods.get("op") == "AND" else some)
+                        self.lanes[n].set_pred(
+                            ins.dst[1].index, every if ins.mods.get("op") == "AND" else some
+                        )
 
             self.after = after
 
@@ -252,7 +258,7 @@ class Warp:
                 self.lanes[n].set(ins.dst[0].index, ballot)  # type: ignore[union-attr]
                 self.lanes[n].set_pred(ins.dst[1].index, result)  # type: ignore[union-attr]
             return
-        loads = [n for n in sorted(who)]
+        loads = sorted(who)
         if ins.name in ("LD", "LDU", "LDS", "LDL", "LDC", "ST", "STS", "STL"):
             for n in loads:
                 memory(self, self.lanes[n], ins)
@@ -302,12 +308,21 @@ def floating(w: Warp, lane: Lane, op: Any, size: int) -> int:
 
 def condition(lane: Lane, test: str) -> bool:
     z, s, c, o = lane.cc
-    simple = {"OFF": not o, "OFT": o, "SFF": not s, "SFT": s, "LO": not c, "HS": c, "LS": not c or z, "HI": c and not z}
+    simple = {
+        "OFF": not o,
+        "OFT": o,
+        "SFF": not s,
+        "SFT": s,
+        "LO": not c,
+        "HS": c,
+        "LS": not c or z,
+        "HI": c and not z,
+    }
     if test in simple:
         return simple[test]
     if z:
         relation = 8 if s else 2
-        if not s and False:
+        if False:
             relation = 2
     else:
         relation = 1 if s != o else 4
@@ -626,7 +641,9 @@ def convert(w: Warp, lane: Lane, ins: Instruction, name: str) -> None:
         kind, sign, _ = sf.parts(raw, ssize)
         mode = str(mods["rnd"])
         if name == "F2I":
-            low, high = (-(1 << dsize - 1), (1 << dsize - 1) - 1) if dtype[0] == "S" else (0, (1 << dsize) - 1)
+            low, high = (
+                (-(1 << dsize - 1), (1 << dsize - 1) - 1) if dtype[0] == "S" else (0, (1 << dsize) - 1)
+            )
             if kind == "nan":
                 x = (low if dtype[0] == "S" else 1 << dsize - 1) if 64 in (ssize, dsize) else 0
             elif kind == "inf":
@@ -706,7 +723,11 @@ def place(w: Warp, lane: Lane, ins: Instruction) -> tuple[bytearray, int, Mem]:
     if ins.name in ("LDL", "STL"):
         return w.block.local[lane.index], address, op
     if ins.name == "LDC":
-        return bytearray(w.block.constants.get(op.bank, b"").ljust((1 << 16) + 16, b"\0")), min(address, 1 << 16), op
+        return (
+            bytearray(w.block.constants.get(op.bank, b"").ljust((1 << 16) + 16, b"\0")),
+            min(address, 1 << 16),
+            op,
+        )
     if 0xFE000000 <= address < 0xFF000000:
         return w.block.shared, address - 0xFE000000, op
     if 0xFF000000 <= address < 0x100000000:
@@ -738,7 +759,9 @@ def atomic(w: Warp, lane: Lane, ins: Instruction) -> None:
     kind, op = str(ins.mods["type"]), str(ins.mods["op"])
     size = 8 if kind == "U64" else 4
     values = [
-        word(w, lane, r) | (word(w, lane, r, 1) << 32 if size == 8 else 0) for r in ins.src if isinstance(r, Reg)
+        word(w, lane, r) | (word(w, lane, r, 1) << 32 if size == 8 else 0)
+        for r in ins.src
+        if isinstance(r, Reg)
     ]
     if at % size:
         raise Stop("misaligned")

@@ -13,8 +13,8 @@ from judge import Block, Memory
 from gpuvm.isa.assembler import assemble
 from gpuvm.jit.executor import Executor, StopFlag
 from gpuvm.jit.launch import ConstantBank, Launch, Outcome
-from gpuvm.jit.translate import Plan
 from gpuvm.jit.space import AddressSpace
+from gpuvm.jit.translate import Plan
 from gpuvm.pci.memory import MemoryRegion
 
 Words = npt.NDArray[np.uint32]
@@ -23,7 +23,12 @@ CODE = 0x0
 CONSTANTS = 0x40000
 DATA = 0x100000
 SIZE = 0x400000
-PLANS = {"structured": Plan(lanes=32), "general": Plan(general=True), "threads": Plan(lanes=1), "default": Plan()}
+PLANS = {
+    "structured": Plan(lanes=32),
+    "general": Plan(general=True),
+    "threads": Plan(lanes=1),
+    "default": Plan(),
+}
 TRANSLATORS = ("structured", "general")
 
 

@@ -31,7 +31,8 @@ CMP = ["LT", "EQ", "LE", "GT", "NE", "GE", "NUM", "NAN", "LTU", "EQU", "LEU", "G
 ICMP = ["LT", "EQ", "LE", "GT", "NE", "GE", "F", "T"]
 BOP = ["AND", "OR", "XOR"]
 SIGN = ["S32", "U32"]
-# name: (destinations, sources, modifiers). Sources: i integer b-operand, I with negation, ~ with inversion, r register,
+# name: (destinations, sources, modifiers). Sources: i integer b-operand, I with negation, ~ with inversion, r
+# register,
 # f float register, F float b-operand, d, D the same in double, p predicate, s shift immediate.
 OPERATIONS: dict[str, tuple[str, str, dict[str, list[Any]]]] = {
     "IADD": ("r", "RI", {"cc": BOOL, "x": BOOL, "sat": BOOL, "po": BOOL}),
@@ -165,7 +166,8 @@ def program(instructions: list[Instruction]) -> bytes:
         code += assemble(text, len(code))
         code += encode(ins, len(code))
         code += assemble(
-            f"P2R R14, PR, RZ, 0xf07f;\nST.E.64 [R22+{RECORD * n + 48}], R12;\nST.E [R22+{RECORD * n + 56}], R14;", len(code)
+            f"P2R R14, PR, RZ, 0xf07f;\nST.E.64 [R22+{RECORD * n + 48}], R12;\nST.E [R22+{RECORD * n + 56}], R14;",
+            len(code),
         )
     return code + assemble("EXIT;", len(code))
 
@@ -187,7 +189,10 @@ def run(rig: Rig, instructions: list[Instruction], seed: int) -> None:
         records = raw.reshape(THREADS, len(instructions), RECORD // 4).copy()
         high, low = records[:, doubles, 13], records[:, doubles, 12]
         nan = (high & 0x7FF00000 == 0x7FF00000) & ((high & 0xFFFFF != 0) | (low != 0))
-        records[:, doubles, 13], records[:, doubles, 12] = np.where(nan, 0x7FFFFFFF, high), np.where(nan, 0, low)
+        records[:, doubles, 13], records[:, doubles, 12] = (
+            np.where(nan, 0x7FFFFFFF, high),
+            np.where(nan, 0, low),
+        )
         return records.reshape(-1)
 
     def explain(word: int) -> str:
@@ -197,7 +202,9 @@ def run(rig: Rig, instructions: list[Instruction], seed: int) -> None:
         inputs = [hex(x) for x in words[thread, which, :11]]
         return f"{ins.name} {dict(ins.mods)} {ins.src} guard {ins.guard} thread {thread} word {place} inputs {inputs}"
 
-    rig.agree(program(instructions), words.nbytes, block=THREADS, parameters=parameters, same=same, explain=explain)
+    rig.agree(
+        program(instructions), words.nbytes, block=THREADS, parameters=parameters, same=same, explain=explain
+    )
 
 
 @pytest.mark.long

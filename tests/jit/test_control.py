@@ -1,4 +1,5 @@
-"""Divergent control flow: random programs, structured and wild, against the interpreter; and the classic shapes."""
+"""Divergent control flow: random programs, structured and wild, against the interpreter; and the classic
+shapes."""
 
 from __future__ import annotations
 
@@ -146,11 +147,14 @@ def test_random_structured_programs(rig: Rig, seed: int) -> None:
     threads = [64, 40, 33][seed % 3]
     data = inputs(seed, threads)
     base = rig.put(0, data)
-    rig.agree(code, data.nbytes, block=threads, parameters=struct.pack("<II", base, seed * 0x9E3779B9 & 0xFFFFFFFF))
+    rig.agree(
+        code, data.nbytes, block=threads, parameters=struct.pack("<II", base, seed * 0x9E3779B9 & 0xFFFFFFFF)
+    )
 
 
 def wild_program(seed: int) -> str:
-    """Basic blocks with branches to anywhere, a step budget that ends every thread, pushes and pops that match."""
+    """Basic blocks with branches to anywhere, a step budget that ends every thread, pushes and pops that
+    match."""
     rng = random.Random(seed)
     count = 8
     lines = [PROLOGUE, "MOV R13, RZ;"]
@@ -158,7 +162,11 @@ def wild_program(seed: int) -> str:
         lines.append(f"B{n}: IADD R13, R13, 0x1;")
         lines.append("ISETP.GT.AND P3, PT, R13, 0x18, PT;")
         lines.append("@P3 BRA END;")
-        lines.append(rng.choice(["IADD R4, R4, R1;", "IMAD R4, R4, 0x3, R5;", "LOP.XOR R5, R5, R3;", "SHR.U32 R3, R3, 0x1;"]))
+        lines.append(
+            rng.choice(
+                ["IADD R4, R4, R1;", "IMAD R4, R4, 0x3, R5;", "LOP.XOR R5, R5, R3;", "SHR.U32 R3, R3, 0x1;"]
+            )
+        )
         lines.append("IADD R3, R3, R13;")
         lines.append(f"LOP.AND R11, R3, {hex(1 << rng.randrange(6))};")
         lines.append("ISETP.NE.AND P0, PT, R11, RZ, PT;")
@@ -178,7 +186,9 @@ def test_random_branches_to_anywhere(rig: Rig, seed: int) -> None:
 
 
 def test_loop_with_a_trip_count_of_its_own_in_every_lane(rig: Rig) -> None:
-    code = PROLOGUE + """
+    code = (
+        PROLOGUE
+        + """
         LOP.AND R6, R1, 0x1f;
         SSY out;
     head:
@@ -188,7 +198,9 @@ def test_loop_with_a_trip_count_of_its_own_in_every_lane(rig: Rig) -> None:
         @P0 BRA head;
         NOP.S;
     out:
-    """ + EPILOGUE
+    """
+        + EPILOGUE
+    )
     data = inputs(5)
     base = rig.put(0, data)
     rig.agree(code, data.nbytes, block=THREADS, parameters=struct.pack("<II", base, 0))
@@ -196,7 +208,9 @@ def test_loop_with_a_trip_count_of_its_own_in_every_lane(rig: Rig) -> None:
 
 def test_indirect_branch_takes_each_lane_where_it_wants(rig: Rig) -> None:
     # Each case is 16 bytes: two instructions of 8.
-    code = PROLOGUE + """
+    code = (
+        PROLOGUE
+        + """
         LOP.AND R6, R1, 0x3;
         SHL R6, R6, 0x4;
         SSY out;
@@ -211,7 +225,9 @@ def test_indirect_branch_takes_each_lane_where_it_wants(rig: Rig) -> None:
         IADD R4, R2, 0x1;
         NOP.S;
     out:
-    """ + EPILOGUE
+    """
+        + EPILOGUE
+    )
     data = inputs(6)
     base = rig.put(0, data)
     rig.agree(code, data.nbytes, block=THREADS, parameters=struct.pack("<II", base, 0))

@@ -1,7 +1,9 @@
 """What the lanes of one memory access touch: one address, rows of neighbouring addresses, or any.
 
-`plan` looks at an address value and says how to reach it fast, and under which run-time condition the fast way is
-not exact (an address wrapped, is misaligned, or lies in the shared or local window): then a helper does the access.
+`plan` looks at an address value and says how to reach it fast, and under which run-time condition the fast
+way is
+not exact (an address wrapped, is misaligned, or lies in the shared or local window): then a helper does the
+access.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ class Row:
 class Plan:
     """How to reach an access.
 
-    `kind` is "one" (a single address), "rows" (scalar addresses with constant lane offsets), "index" (base plus a
-    32-bit index per lane times `factor`) or "lanes" (64-bit addresses per lane). `bad`: i1s, any of which calls for
+    `kind` is "one" (a single address), "rows" (scalar addresses with constant lane offsets), "index" (base
+    plus a
+    32-bit index per lane times `factor`) or "lanes" (64-bit addresses per lane). `bad`: i1s, any of which
+    calls for
     the helper. Addresses are clamped where they could leave the reservation.
     """
 
@@ -90,7 +94,6 @@ def extend(m: Machine, x: Scalar, sign: bool) -> Scalar:
 
 def plan(m: Machine, w: Wide, size: int, windows: bool = True) -> Plan:
     """Plan an access of `size` bytes a lane at address `w`."""
-    em = m.em
     if w.pair is None and w.lanes is None:
         if not w.terms:
             bad = misaligned(m, w.base, size) + (in_windows(m, w.base, size - 1) if windows else [])
@@ -246,9 +249,9 @@ def plan_index(m: Machine, w: Wide, size: int, windows: bool) -> Plan | None:
             else:
                 maybe = em.op(f"icmp ult i64 {near}, {length + 2 * reach}")
             low = em.sop("sub", start - size, w.base, 64)
-            first = em.op(f"trunc i64 {em.s64(em.sop('ashr', low, shift, 64))} to i32")
+            least = em.op(f"trunc i64 {em.s64(em.sop('ashr', low, shift, 64))} to i32")
             span = em.op(f"select i1 {maybe}, i32 {(length + size >> shift) + 2}, i32 0")
-            row, width = em.splat(first), em.splat(span)
+            row, width = em.splat(least), em.splat(span)
             hits = []
             for x in units:
                 moved = em.op(f"sub {em.vi} {x}, {row}")

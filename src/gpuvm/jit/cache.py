@@ -1,7 +1,9 @@
 """Translations on disk: object code and what the executor must know of it, found by content.
 
-An entry is used only if it is whole (its digest matches) and its code bytes equal those in GPU memory. Files are
-written beside their place and renamed, so processes can share a directory; the oldest go when it grows too large.
+An entry is used only if it is whole (its digest matches) and its code bytes equal those in GPU memory. Files
+are
+written beside their place and renamed, so processes can share a directory; the oldest go when it grows too
+large.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""How a register's value is kept between basic blocks: as a constant, a scalar, affine parts, vectors, or a 64-bit pair.
+"""How a register's value is kept between basic blocks: as a constant, a scalar, affine parts, vectors, or a
+64-bit pair.
 
-A class is a tuple. `meet` finds the class that can hold what two paths bring; `Variables` reads and writes the
+A class is a tuple. `meet` finds the class that can hold what two paths bring; `Variables` reads and writes
+the
 stack slots that LLVM turns into registers.
 """
 
@@ -9,7 +11,8 @@ from __future__ import annotations
 from gpuvm.jit.emit import FALSE, TRUE, Emitter, PVal, Scalar, Val, Wide
 
 Class = tuple[object, ...]
-"""("k", n) constant, ("u",) scalar, ("uf",) float scalar, ("a", ((axis, const or None), ...)) affine, ("v",) units,
+"""("k", n) constant, ("u",) scalar, ("uf",) float scalar, ("a", ((axis, const or None), ...)) affine, ("v",)
+units,
 ("vf",) float units whose NaNs may not be canonical, ("w", half, shape) half of a 64-bit pair."""
 
 SCALAR: Class = ("u",)
@@ -37,7 +40,12 @@ def classify(v: Val) -> Class:
 
 def pair_shape(lo: Val, hi: Val) -> Class | None:
     """The shape of a 64-bit pair that should stay one, None if the words are kept apart."""
-    if lo.wide is None or hi.wide is None or lo.wide[0] is not hi.wide[0] or (lo.wide[1], hi.wide[1]) != (0, 1):
+    if (
+        lo.wide is None
+        or hi.wide is None
+        or lo.wide[0] is not hi.wide[0]
+        or (lo.wide[1], hi.wide[1]) != (0, 1)
+    ):
         return None
     w = lo.wide[0]
     if w.lanes is not None and w.pair is not None:
@@ -87,7 +95,8 @@ def meet(a: Class | None, b: Class | None) -> Class | None:
         return ("vf",)
     if kinds == {"a"}:
         left, right = a[1], b[1]
-        assert isinstance(left, tuple) and isinstance(right, tuple)
+        assert isinstance(left, tuple)
+        assert isinstance(right, tuple)
         if [axis for axis, _ in left] == [axis for axis, _ in right]:
             return ("a", tuple((p[0], p[1] if p == q else None) for p, q in zip(left, right, strict=True)))
     return VECTOR
@@ -141,7 +150,9 @@ class Variables:
             return [(f"{name}.uf", "float")]
         if kind == "a":
             assert isinstance(c[1], tuple)
-            return [(f"{name}.ab", "i32")] + [(f"{name}.ac{axis}", "i32") for axis, const in c[1] if const is None]
+            return [(f"{name}.ab", "i32")] + [
+                (f"{name}.ac{axis}", "i32") for axis, const in c[1] if const is None
+            ]
         if kind == "v":
             return [(f"{name}.v{n}", em.vi) for n in range(em.shape.units)]
         if kind == "vf":
@@ -204,7 +215,9 @@ class Variables:
         if kind == "a":
             assert isinstance(c[1], tuple)
             rest = iter(names[1:])
-            co: list[tuple[int, Scalar]] = [(axis, next(rest) if const is None else const) for axis, const in c[1]]
+            co: list[tuple[int, Scalar]] = [
+                (axis, next(rest) if const is None else const) for axis, const in c[1]
+            ]
             return Val("a", base=names[0], co=tuple(co))
         return em.floats(names) if kind == "vf" else em.vector(names)
 

@@ -1,6 +1,7 @@
 """Which instructions a kernel can reach: follows branches, calls and pushed targets from the entry.
 
-An indirect branch (BRX, or a target in a constant bank) can go anywhere: then every instruction of the surrounding
+An indirect branch (BRX, or a target in a constant bank) can go anywhere: then every instruction of the
+surrounding
 code, read in order until something does not decode, is a possible target.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gpuvm.isa import decoder
-from gpuvm.isa.decoder import DecodeError
+from gpuvm.isa.errors import DecodeError
 from gpuvm.isa.instruction import PT, Instruction, Target
 from gpuvm.jit.space import AccessError
 

@@ -1,7 +1,10 @@
-"""LLVM IR text for one warp group: values by shape (uniform, affine, vector) and the operations that keep the shape.
+"""LLVM IR text for one warp group: values by shape (uniform, affine, vector) and the operations that keep the
+shape.
 
-A register's value is a `Val`: the same in all lanes (one scalar), affine in the lane (a scalar base plus scalar
-coefficients of fixed lane patterns) or a vector (one native vector per unit). `Wide` is a 64-bit pair that was
+A register's value is a `Val`: the same in all lanes (one scalar), affine in the lane (a scalar base plus
+scalar
+coefficients of fixed lane patterns) or a vector (one native vector per unit). `Wide` is a 64-bit pair that
+was
 recognised as one number. Shapes are what makes an address a scalar and a row of lanes one vector load.
 """
 
@@ -27,8 +30,10 @@ def signed(value: int, bits: int = 32) -> int:
 class Val:
     """A 32-bit value in every lane.
 
-    `k` is "u" (uniform: `x`, or float `fx`), "a" (affine: `base` + sum of `co` coefficient * pattern) or "v" (units
-    `u` as integers, or `f` as floats). `raw` says that a float result may hold a NaN that is not canonical yet.
+    `k` is "u" (uniform: `x`, or float `fx`), "a" (affine: `base` + sum of `co` coefficient * pattern) or "v"
+    (units
+    `u` as integers, or `f` as floats). `raw` says that a float result may hold a NaN that is not canonical
+    yet.
     `tag` names how it was made, for recognising 64-bit pairs; `wide` is the pair it is half of.
     """
 
@@ -63,7 +68,8 @@ class Val:
 
 @dataclass(eq=False)
 class Wide:
-    """A 64-bit value: uniform `base` plus terms (32-bit index, signed?, constant factor), or, with `pair`, two words."""
+    """A 64-bit value: uniform `base` plus terms (32-bit index, signed?, constant factor), or, with `pair`,
+    two words."""
 
     base: Scalar = 0
     terms: tuple[tuple[Val, bool, int], ...] = ()
@@ -74,7 +80,8 @@ class Wide:
 
 
 class PVal:
-    """A predicate: uniform (`k` "u", `x` an i1) or per lane (`k` "v": units of i1 in `u`, the whole as `bits`).
+    """A predicate: uniform (`k` "u", `x` an i1) or per lane (`k` "v": units of i1 in `u`, the whole as
+    `bits`).
 
     `regular` says that it comes from thread indices and uniform values alone, as bounds checks do.
     """
@@ -190,7 +197,8 @@ class Emitter:
         self.label = label
 
     def locate(self, pc: int | None) -> None:
-        """Note a code offset in the line table for all that follows (every LLVM instruction: loads get folded)."""
+        """Note a code offset in the line table for all that follows (every LLVM instruction: loads get
+        folded)."""
         if pc is None:
             self.dbg = ""
         else:
@@ -292,7 +300,9 @@ class Emitter:
                 bits = self.op(f"bitcast {self.vf} {x} to {self.vi}")
                 if v.raw:
                     nan = self.op(f"fcmp uno {self.vf} {x}, {x}")
-                    bits = self.op(f"select {self.vb} {nan}, {self.vi} splat (i32 2147483647), {self.vi} {bits}")
+                    bits = self.op(
+                        f"select {self.vb} {nan}, {self.vi} splat (i32 2147483647), {self.vi} {bits}"
+                    )
                 got.append(bits)
         if not self.cold:
             v.u = got
@@ -429,7 +439,10 @@ class Emitter:
         columns = zip(*(self.units(v) for v in args), strict=True)
         suffix = f"v{self.U}i32"
         return self.vector(
-            [self._intrinsic(self.vi, f"{name}.{suffix}", [(self.vi, c) for c in column], extra) for column in columns]
+            [
+                self._intrinsic(self.vi, f"{name}.{suffix}", [(self.vi, c) for c in column], extra)
+                for column in columns
+            ]
         )
 
     def _intrinsic(self, ret: str, name: str, args: list[tuple[str, str]], extra: str) -> str:
@@ -453,10 +466,15 @@ class Emitter:
     def icmp(self, test: str, a: Val, b: Val) -> PVal:
         """A comparison; uniform operands give a uniform predicate."""
         if a.k == "u" and b.k == "u":
-            return PVal("u", x=self.op(f"icmp {test} i32 {self.s32(self.scalar(a))}, {self.s32(self.scalar(b))}"))
+            return PVal(
+                "u", x=self.op(f"icmp {test} i32 {self.s32(self.scalar(a))}, {self.s32(self.scalar(b))}")
+            )
         return PVal(
             "v",
-            u=[self.op(f"icmp {test} {self.vi} {p}, {q}") for p, q in zip(self.units(a), self.units(b), strict=True)],
+            u=[
+                self.op(f"icmp {test} {self.vi} {p}, {q}")
+                for p, q in zip(self.units(a), self.units(b), strict=True)
+            ],
             regular=a.k != "v" and b.k != "v",
         )
 
@@ -471,7 +489,9 @@ class Emitter:
                 return b
             if a.k == "u" and b.k == "u":
                 if a.fx is not None and b.fx is not None and a.x is None and b.x is None:
-                    return Val("u", fx=self.op(f"select i1 {p.x}, float {a.fx}, float {b.fx}"), raw=a.raw or b.raw)
+                    return Val(
+                        "u", fx=self.op(f"select i1 {p.x}, float {a.fx}, float {b.fx}"), raw=a.raw or b.raw
+                    )
                 x, y = self.s32(self.scalar(a)), self.s32(self.scalar(b))
                 return Val("u", x=self.op(f"select i1 {p.x}, i32 {x}, i32 {y}"))
             if a.k != "v" and b.k != "v":
@@ -481,13 +501,18 @@ class Emitter:
                     {axis: self._sselect(p.x, ac.get(axis, 0), bc.get(axis, 0)) for axis in {*ac, *bc}},
                 )
         conditions = self.punits(p)
-        floating = [v.u is None and v.thunk is None and (v.f is not None or (v.k == "u" and v.fx is not None)) for v in (a, b)]
+        floating = [
+            v.u is None and v.thunk is None and (v.f is not None or (v.k == "u" and v.fx is not None))
+            for v in (a, b)
+        ]
         if all(floating) or (floating[0] and b.x == 0) or (floating[1] and a.x == 0):
             rows = zip(conditions, self.funits(a), self.funits(b), strict=True)
             f = [self.op(f"select {self.vb} {c}, {self.vf} {x}, {self.vf} {y}") for c, x, y in rows]
             return Val("v", f=f, raw=a.raw or b.raw)
         rows = zip(conditions, self.units(a), self.units(b), strict=True)
-        return self.vector([self.op(f"select {self.vb} {c}, {self.vi} {x}, {self.vi} {y}") for c, x, y in rows])
+        return self.vector(
+            [self.op(f"select {self.vb} {c}, {self.vi} {x}, {self.vi} {y}") for c, x, y in rows]
+        )
 
     def _sselect(self, p: bool | str | None, a: Scalar, b: Scalar) -> Scalar:
         return a if a == b else self.op(f"select i1 {p}, i32 {self.s32(a)}, i32 {self.s32(b)}")
@@ -594,7 +619,9 @@ class Emitter:
         if a.k == "u" and b.k == "u":
             return PVal("u", x=self.op(f"{name} i1 {a.x}, {b.x}"))
         if a.u is None and b.u is None and a.k == "v" and b.k == "v":
-            return PVal("v", bits=self.op(f"{name} {self.mi} {a.bits}, {b.bits}"), regular=a.regular and b.regular)
+            return PVal(
+                "v", bits=self.op(f"{name} {self.mi} {a.bits}, {b.bits}"), regular=a.regular and b.regular
+            )
         rows = zip(self.punits(a), self.punits(b), strict=True)
         joined = [self.op(f"{name} {self.vb} {x}, {y}") for x, y in rows]
         return PVal("v", u=joined, regular=a.regular and b.regular)
@@ -644,21 +671,23 @@ class Emitter:
         return got
 
     def _wide_tagged(self, lo: Val, hi: Val) -> Wide | None:
-        assert lo.tag and hi.tag
+        assert lo.tag
+        assert hi.tag
         kind, kind_hi = lo.tag[0], hi.tag[0]
         if kind == "mul" and kind_hi == "mulhi" and _same(lo.tag[1:3], hi.tag[1:3]):
             a, b = lo.tag[1], lo.tag[2]
-            assert isinstance(a, Val) and isinstance(b, Val)
+            assert isinstance(a, Val)
+            assert isinstance(b, Val)
             asign, bsign = bool(hi.tag[3]), bool(hi.tag[4])
             for index, factor, isign, fsign in ((a, b, asign, bsign), (b, a, bsign, asign)):
                 if factor.k == "u" and isinstance(factor.x, int):
                     by = signed(factor.x) if fsign else factor.x
                     return Wide(terms=((index, isign, by),))
         if kind == "shl" and kind_hi in ("sar", "shr") and lo.tag[1] is hi.tag[1]:
-            by, back = lo.tag[2], hi.tag[2]
-            index = lo.tag[1]
-            if isinstance(by, int) and isinstance(back, int) and by + back == 32 and isinstance(index, Val):
-                return Wide(terms=((index, kind_hi == "sar", 1 << by),))
+            left, right = lo.tag[2], hi.tag[2]
+            moved = lo.tag[1]
+            if isinstance(left, int) and isinstance(right, int) and left + right == 32 and isinstance(moved, Val):
+                return Wide(terms=((moved, kind_hi == "sar", 1 << left),))
         return None
 
     def wide_add(self, a: Wide, b: Wide) -> Wide | None:
@@ -718,7 +747,9 @@ class Emitter:
                             ext = self.op(f"shl {self.vl} {ext}, splat (i64 {factor.bit_length() - 1})")
                         else:
                             ext = self.op(f"mul {self.vl} {ext}, splat (i64 {factor})")
-                    part.append(ext if w.base == 0 and whole is row else self.op(f"add {self.vl} {whole}, {ext}"))
+                    part.append(
+                        ext if w.base == 0 and whole is row else self.op(f"add {self.vl} {whole}, {ext}")
+                    )
                 got = part
         if not self.cold:
             w.lanes = got
@@ -728,6 +759,9 @@ class Emitter:
 def _same(a: Sequence[object], b: Sequence[object]) -> bool:
     """Whether two operand lists hold the same values."""
     return all(
-        p is q or (isinstance(p, Val) and isinstance(q, Val) and p.k == q.k == "u" and p.x is not None and p.x == q.x)
+        p is q
+        or (
+            isinstance(p, Val) and isinstance(q, Val) and p.k == q.k == "u" and p.x is not None and p.x == q.x
+        )
         for p, q in zip(a, b, strict=True)
     )

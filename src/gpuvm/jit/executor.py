@@ -1,4 +1,5 @@
-"""Runs launches: finds or makes the translation, gives every worker thread a context, and says what came of it."""
+"""Runs launches: finds or makes the translation, gives every worker thread a context, and says what came of
+it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ _launches = itertools.count(1)
 class StopFlag:
     """Asks a running launch to stop, from any thread.
 
-    `preempt` lets the blocks that run end; `kill` stops at the next loop back-edge too (the launch cannot be resumed).
+    `preempt` lets the blocks that run end; `kill` stops at the next loop back-edge too (the launch cannot be
+    resumed).
     """
 
     def __init__(self) -> None:
@@ -147,7 +149,8 @@ class Executor:
     threads : int, optional
         Worker threads of one launch; default: one for each core this process may use.
     cache_dir : Path, optional
-        Where translations are kept; default $GPUVM_CACHE_DIR or ~/.cache/gpuvm. None of both: see `Translator`.
+        Where translations are kept; default $GPUVM_CACHE_DIR or ~/.cache/gpuvm. None of both: see
+        `Translator`.
     """
 
     def __init__(self, threads: int | None = None, cache_dir: Path | str | None = None) -> None:
@@ -390,7 +393,7 @@ MESSAGES = {
     ErrorKind.UNMAPPED: "a GPU address must be mapped before a kernel uses it; this one is not",
     ErrorKind.READ_ONLY: "a kernel must write to writable pages only; this page is mapped read-only",
     ErrorKind.MISALIGNED: "an address must be a multiple of the size of the access; this one is not",
-    ErrorKind.OUT_OF_RANGE_REGISTER: "an instruction must use registers below the launch's register count; this one does not",
+    ErrorKind.OUT_OF_RANGE_REGISTER: "an instruction must use registers below the launch's count; this one does not",
     ErrorKind.SHARED_RANGE: "shared memory must be accessed inside the block's size; this access is not",
     ErrorKind.LOCAL_RANGE: "local memory must be accessed inside the thread's size; this access is not",
     ErrorKind.STACK: "pushes and pops of the reconvergence stack must match and fit its size; here they do not",

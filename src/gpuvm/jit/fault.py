@@ -1,12 +1,17 @@
-"""Native entry, exit and fault handling: how a thread gets into translated code and always comes back out of it.
+"""Native entry, exit and fault handling: how a thread gets into translated code and always comes back out of
+it.
 
 The runtime here is LLVM IR and a little assembly, loaded once per process:
 
-- `gpuvm_enter(function, context)` saves the callee-saved registers, notes the stack pointer in the context and calls.
+- `gpuvm_enter(function, context)` saves the callee-saved registers, notes the stack pointer in the context
+and calls.
 - `gpuvm_escape` is the one way out: it restores from that stack pointer. `gpuvm_raise(context)` jumps there.
-- `gpuvm_handler` serves SIGSEGV and SIGBUS: in a thread that is inside translated code it records address, direction
-  and instruction pointer in the context and returns to `gpuvm_escape`; other faults go to the handler that was there.
-- `gpuvm_pool_run` and `gpuvm_worker` run one job on several threads; they wait on futexes, without the interpreter.
+- `gpuvm_handler` serves SIGSEGV and SIGBUS: in a thread that is inside translated code it records address,
+direction
+  and instruction pointer in the context and returns to `gpuvm_escape`; other faults go to the handler that
+  was there.
+- `gpuvm_pool_run` and `gpuvm_worker` run one job on several threads; they wait on futexes, without the
+interpreter.
 """
 
 from __future__ import annotations
@@ -311,9 +316,7 @@ def runtime_ir(machine: Target) -> str:
     body = _IR + helpers_ir()
     for name, value in names.items():
         body = body.replace(f"i64 {name}\n", f"i64 {value}\n")
-    assembly = "\n".join(
-        f'module asm "{line.strip()}"' for line in _ASSEMBLY.strip().splitlines()
-    )
+    assembly = "\n".join(f'module asm "{line.strip()}"' for line in _ASSEMBLY.strip().splitlines())
     return machine.header() + assembly + "\n" + body.replace("ATTRS", machine.attributes())
 
 
@@ -333,7 +336,9 @@ class Runtime:
         self.library: Library = machine.load(code, EXPORTS, {name: libc_address(name) for name in names})
         key = ctypes.c_uint32()
         if ctypes.CDLL(None).pthread_key_create(ctypes.byref(key), None) != 0:
-            raise RuntimeError("pthread_key_create must succeed; this process has too many thread-specific keys")
+            raise RuntimeError(
+                "pthread_key_create must succeed; this process has too many thread-specific keys"
+            )
         ctypes.c_uint32.from_address(self.library["gpuvm_key"]).value = key.value
         pointer = ctypes.c_void_p
         self.run = ctypes.CFUNCTYPE(None, pointer, pointer)(self.library["gpuvm_run"])

@@ -47,7 +47,8 @@ class Block:
     uses: int = 0
     defines: int = 0
     kept: list[int] = field(default_factory=list)
-    """For each instruction with a guard: what it writes whose old value is needed where the guard does not hold."""
+    """For each instruction with a guard: what it writes whose old value is needed where the guard does not
+    hold."""
 
 
 @dataclass
@@ -190,7 +191,11 @@ def effects(ins: Instruction) -> tuple[int, int]:
         elif isinstance(out, Pred) and out.index < 7:
             defined |= 1 << PRED_BIT + out.index
     mods = ins.mods
-    if mods.get("x") or mods.get("test", "T") not in ("T", "F") or mods.get("range") in ("XLO", "XMED", "XHI"):
+    if (
+        mods.get("x")
+        or mods.get("test", "T") not in ("T", "F")
+        or mods.get("range") in ("XLO", "XMED", "XHI")
+    ):
         used |= 1 << FLAGS_BIT
     if mods.get("cc") or mods.get("range") in ("XLO", "XMED", "XHI"):
         defined |= 1 << FLAGS_BIT
@@ -210,7 +215,8 @@ def effects(ins: Instruction) -> tuple[int, int]:
 def guarded_needs(block: Block, index: int, live_out: int) -> int:
     """Of what a guarded instruction writes, what is read later where its guard does not hold.
 
-    Code under one predicate computes an address and uses it: nobody looks at it elsewhere, so nothing need be kept.
+    Code under one predicate computes an address and uses it: nobody looks at it elsewhere, so nothing need be
+    kept.
     """
     ins = block.instructions[index][1]
     if ins is None or ins.guard.index == 7:
@@ -288,7 +294,8 @@ def loop_headers(entry: Node, blocks: dict[Node, Block]) -> set[Node]:
 
 
 def spin_headers(blocks: dict[Node, Block], headers: set[Node]) -> set[Node]:
-    """Headers of loops in which a load's address registers never change: another thread may end such a loop."""
+    """Headers of loops in which a load's address registers never change: another thread may end such a
+    loop."""
     found: set[Node] = set()
     for header in headers:
         inside = loop_nodes(blocks, header)
@@ -300,7 +307,9 @@ def spin_headers(blocks: dict[Node, Block], headers: set[Node]) -> set[Node]:
                     continue
                 written |= effects(ins)[1]
                 if ins.name in ("LD", "LDU", "LDS", "LDL"):
-                    loads.append(sum(bits(op.base.index, op.base.count) for op in ins.src if isinstance(op, Mem)))
+                    loads.append(
+                        sum(bits(op.base.index, op.base.count) for op in ins.src if isinstance(op, Mem))
+                    )
         if any(not registers & written for registers in loads):
             found.add(header)
     return found

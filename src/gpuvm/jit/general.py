@@ -1,4 +1,5 @@
-"""The general translator: right for any code, however it branches. Registers and the reconvergence stack live in
+"""The general translator: right for any code, however it branches. Registers and the reconvergence stack live
+in
 memory, every basic block is a case of one switch on the pc, every write is masked.
 """
 
@@ -15,7 +16,13 @@ from gpuvm.jit.machine import Limits, Machine, Untranslatable, mod_text
 from gpuvm.jit.ops import OPERATIONS
 from gpuvm.jit.ops_integer import condition, dst, dst_pred
 
-KINDS = {"SSY": at.KIND_SSY, "PBK": at.KIND_PBK, "PCNT": at.KIND_PCNT, "PRET": at.KIND_RET, "PLONGJMP": at.KIND_LONGJMP}
+KINDS = {
+    "SSY": at.KIND_SSY,
+    "PBK": at.KIND_PBK,
+    "PCNT": at.KIND_PCNT,
+    "PRET": at.KIND_RET,
+    "PLONGJMP": at.KIND_LONGJMP,
+}
 LEAVE_KINDS = {"BRK": at.KIND_PBK, "CONT": at.KIND_PCNT, "RET": at.KIND_RET, "LONGJMP": at.KIND_LONGJMP}
 DOUBLES = frozenset({"DADD", "DMUL", "DFMA", "DMNMX", "DSET", "DSETP"})
 SPECIALS = frozenset({"MUFU"})
@@ -90,9 +97,10 @@ def check_registers(ins: Instruction) -> bool:
     """Whether register groups are aligned and inside the register file."""
     for op in (*ins.dst, *ins.src):
         reg = op.base if isinstance(op, Mem) else op
-        if isinstance(reg, Reg) and reg.index < 63 and reg.count > 1:
-            if reg.index % (4 if reg.count == 4 else 2) or reg.index + reg.count > 63:
-                return False
+        if not isinstance(reg, Reg) or reg.index >= 63 or reg.count == 1:
+            continue
+        if reg.index % (4 if reg.count == 4 else 2) or reg.index + reg.count > 63:
+            return False
     return True
 
 
@@ -136,11 +144,15 @@ class GeneralMachine(Counting):
             elif name == "cc":
                 flags = self.get_flags()
                 for n in range(4):
-                    em.do(f"store {em.mi} {em.bits(flags.get(n))}, ptr {self.state(at.STATE_FLAGS + 8 * n)}, align 8")
+                    em.do(
+                        f"store {em.mi} {em.bits(flags.get(n))}, ptr {self.state(at.STATE_FLAGS + 8 * n)}, align 8"
+                    )
             elif isinstance(name, tuple):
-                p = self.preds[name[1]]
-                assert p is not None
-                em.do(f"store {em.mi} {em.bits(p)}, ptr {self.state(at.STATE_PREDS + 8 * name[1])}, align 8")
+                bits = self.preds[name[1]]
+                assert bits is not None
+                em.do(
+                    f"store {em.mi} {em.bits(bits)}, ptr {self.state(at.STATE_PREDS + 8 * name[1])}, align 8"
+                )
         self.dirty.clear()
 
 
@@ -162,7 +174,9 @@ class General:
         em = self.em
         prologue(em, self.frame)
         resume = em.op(f"load i32, ptr {self._state(at.STATE_RESUME)}, align 4")
-        late = {pc: ins for pc, ins in self.program.instructions.items() if ins is not None and late_barrier(ins)}
+        late = {
+            pc: ins for pc, ins in self.program.instructions.items() if ins is not None and late_barrier(ins)
+        }
         cases = " ".join(f"i32 {2 + pc}, label %bar{pc}" for pc in sorted(late))
         em.do(f"switch i32 {resume}, label %dispatch [ i32 0, label %start {cases} ]")
         em.place("start")
@@ -190,8 +204,8 @@ class General:
         for leader in sorted(self.program.leaders):
             self._block(leader)
             em.locate(None)
-        for pc, ins in sorted(late.items()):
-            self._after_barrier(pc, ins)
+        for place, barrier in sorted(late.items()):
+            self._after_barrier(place, barrier)
         return em, self.frame
 
     def _state(self, offset: int) -> str:
@@ -288,6 +302,11 @@ class General:
         self.em.declare(SIGNATURES[name])
         self.em.do(f"call void @{name}({args})")
 
+    def _push_entry(self, m: GeneralMachine, kind: int, target: object, lanes: str) -> None:
+        limit = self.limits.stack_entries
+        state = f"ptr %ctx, ptr %state, i32 {kind}, i32 {target}, i64 {lanes}"
+        self._call("gpuvm_push", f"{state}, i32 {limit}, i32 {m.pc}")
+
     def _mask64(self, m: GeneralMachine, p: PVal) -> str:
         em = self.em
         bits = em.bits(p)
@@ -313,18 +332,12 @@ class General:
         lanes = self._mask64(m, m.active)
         if ins.name in PUSHES:
             kind = KINDS[ins.name]
-            self._call(
-                "gpuvm_push",
-                f"ptr %ctx, ptr %state, i32 {kind}, i32 {target}, i64 {lanes}, i32 {self.limits.stack_entries}, i32 {m.pc}",
-            )
+            self._push_entry(m, kind, target, lanes)
             return False
         m.store()
         after = m.pc + ins.size
         if not ins.mods.get("noinc"):
-            self._call(
-                "gpuvm_push",
-                f"ptr %ctx, ptr %state, i32 {at.KIND_RET}, i32 {after}, i64 {lanes}, i32 {self.limits.stack_entries}, i32 {m.pc}",
-            )
+            self._push_entry(m, at.KIND_RET, after, lanes)
         em.do(f"store i32 {target}, ptr {self._state(at.STATE_PC)}, align 4")
         em.do("br label %dispatch")
         return True
@@ -362,10 +375,7 @@ class General:
         split, plain = em.new_label("split"), em.new_label("plain")
         em.do(f"br i1 {both}, label %{split}, label %{plain}")
         em.place(split)
-        self._call(
-            "gpuvm_push",
-            f"ptr %ctx, ptr %state, i32 {at.KIND_DIV}, i32 {after}, i64 {rest}, i32 {self.limits.stack_entries}, i32 {m.pc}",
-        )
+        self._push_entry(m, at.KIND_DIV, after, rest)
         em.do(f"store i64 {bits}, ptr {self._state(at.STATE_ACTIVE)}, align 8")
         em.do(f"store i32 {target}, ptr {self._state(at.STATE_PC)}, align 4")
         em.do("br label %dispatch")
@@ -402,10 +412,7 @@ class General:
             put, on = em.new_label("put"), em.new_label("on")
             em.do(f"br i1 {some}, label %{put}, label %{on}")
             em.place(put)
-            self._call(
-                "gpuvm_push",
-                f"ptr %ctx, ptr %state, i32 {at.KIND_DIV}, i32 {pc}, i64 {waiting}, i32 {self.limits.stack_entries}, i32 {m.pc}",
-            )
+            self._push_entry(m, at.KIND_DIV, pc, waiting)
             em.do(f"br label %{on}")
             em.place(on)
         em.do(f"store i64 {go}, ptr {self._state(at.STATE_ACTIVE)}, align 8")
@@ -418,7 +425,8 @@ class General:
         if isinstance(first, Reg):
             return em.ibin("add", m.get(first.index), em.const(target_of(ins) or 0))
         if isinstance(first, Mem):
-            from gpuvm.jit.ops_memory import Access, Plan, lanes_load
+            from gpuvm.jit.address import Plan
+            from gpuvm.jit.ops_memory import Access, lanes_load
 
             m.use_bank(first.bank)
             address = em.ibin("add", m.get(first.base.index), em.const(first.offset))
@@ -520,7 +528,11 @@ class General:
 
 def late_barrier(ins: Instruction) -> bool:
     """Whether something is left to do when the barrier has opened."""
-    return ins.name == "BAR" and mod_text(ins, "mode", "SYNC") != "ARV" and (ins.sync or mod_text(ins, "mode") == "RED")
+    return (
+        ins.name == "BAR"
+        and mod_text(ins, "mode", "SYNC") != "ARV"
+        and (ins.sync or mod_text(ins, "mode") == "RED")
+    )
 
 
 def reduced(m: Machine, ins: Instruction) -> None:
@@ -530,7 +542,9 @@ def reduced(m: Machine, ins: Instruction) -> None:
     em = m.em
 
     def word(offset: int) -> Val:
-        return em.uniform(em.op(f"load i32, ptr {em.op(f'getelementptr i8, ptr %state, i64 {offset}')}, align 4"))
+        return em.uniform(
+            em.op(f"load i32, ptr {em.op(f'getelementptr i8, ptr %state, i64 {offset}')}, align 4")
+        )
 
     if ins.dst and isinstance(ins.dst[0], Reg):
         m.put(dst(ins), word(at.STATE_POPC))

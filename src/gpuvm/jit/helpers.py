@@ -1,6 +1,8 @@
-"""Outlined slow paths that translated code calls: one loop over lanes each, exact for every address and space.
+"""Outlined slow paths that translated code calls: one loop over lanes each, exact for every address and
+space.
 
-Lane addresses, data and results pass through the context's scratch area (see `layout`). They are LLVM IR that is
+Lane addresses, data and results pass through the context's scratch area (see `layout`). They are LLVM IR that
+is
 compiled once per process and linked to every kernel by address.
 """
 
@@ -32,7 +34,9 @@ SIGNATURES = {
 
 
 def field(name: str, base: str, offset: int, kind: str) -> str:
-    return f"  %p.{name} = getelementptr i8, ptr {base}, i64 {offset}\n  %{name} = load {kind}, ptr %p.{name}\n"
+    return (
+        f"  %p.{name} = getelementptr i8, ptr {base}, i64 {offset}\n  %{name} = load {kind}, ptr %p.{name}\n"
+    )
 
 
 def fail_ir() -> str:
@@ -41,7 +45,9 @@ def fail_ir() -> str:
         ("kind", at.ERROR_KIND, "i32"), ("pc", at.ERROR_PC, "i32"),
         ("address", at.ERROR_ADDRESS, "i64"), ("write", at.ERROR_WRITE, "i32"),
     ):  # fmt: skip
-        stores += f"  %q.{name} = getelementptr i8, ptr %ctx, i64 {offset}\n  store {kind} %{name}, ptr %q.{name}\n"
+        stores += (
+            f"  %q.{name} = getelementptr i8, ptr %ctx, i64 {offset}\n  store {kind} %{name}, ptr %q.{name}\n"
+        )
     return (
         "define void @gpuvm_fail(ptr %ctx, i32 %kind, i32 %pc, i64 %address, i32 %write) noreturn cold ATTRS {\n"
         + stores
@@ -53,9 +59,7 @@ def resolve_ir() -> str:
     """Host address of word `word` of a lane's access; leaves with an error if there is none."""
 
     def fail(kind: ErrorKind) -> str:
-        return (
-            f"  call void @gpuvm_fail(ptr %ctx, i32 {kind.value}, i32 %pc, i64 %va, i32 %write)\n  unreachable\n"
-        )
+        return f"  call void @gpuvm_fail(ptr %ctx, i32 {kind.value}, i32 %pc, i64 %va, i32 %write)\n  unreachable\n"
 
     return (
         "define internal ptr @resolve(ptr %ctx, ptr %local, i32 %lanes, i32 %lane, i64 %va, i64 %size, i64 %word, "
@@ -64,24 +68,33 @@ def resolve_ir() -> str:
         "  br i1 %odd, label %misaligned, label %which\n"
         "misaligned:\n" + fail(ErrorKind.MISALIGNED) + "which:\n"
         "  switch i32 %space, label %generic [ i32 1, label %in.shared i32 2, label %in.local ]\n"
-        "generic:\n" + field("sw", "%ctx", at.SHARED_WINDOW, "i64") + field("lw", "%ctx", at.LOCAL_WINDOW, "i64")
+        "generic:\n"
+        + field("sw", "%ctx", at.SHARED_WINDOW, "i64")
+        + field("lw", "%ctx", at.LOCAL_WINDOW, "i64")
         + "  %so = sub i64 %va, %sw\n  %is.s = icmp ult i64 %so, 16777216\n"
         "  br i1 %is.s, label %in.shared, label %not.shared\n"
         "not.shared:\n  %lo = sub i64 %va, %lw\n  %is.l = icmp ult i64 %lo, 16777216\n"
         "  br i1 %is.l, label %in.local, label %global\n"
         "global:\n  %beyond = icmp uge i64 %va, 1099511627776\n  br i1 %beyond, label %far, label %near\n"
-        "far:\n" + fail(ErrorKind.UNMAPPED) + "near:\n" + field("alias", "%ctx", at.ALIAS, "ptr")
+        "far:\n"
+        + fail(ErrorKind.UNMAPPED)
+        + "near:\n"
+        + field("alias", "%ctx", at.ALIAS, "ptr")
         + "  %g1 = getelementptr i8, ptr %alias, i64 %va\n  %g.add = shl i64 %word, 2\n"
         "  %g2 = getelementptr i8, ptr %g1, i64 %g.add\n  ret ptr %g2\n"
         "in.shared:\n  %s.off = phi i64 [ %va, %which ], [ %so, %generic ]\n"
         + field("ssize", "%ctx", at.SHARED_SIZE, "i64")
         + "  %s.end = add i64 %s.off, %size\n  %s.bad = icmp ugt i64 %s.end, %ssize\n"
         "  br i1 %s.bad, label %range, label %shared.ok\n"
-        "range:\n" + fail(ErrorKind.SHARED_RANGE) + "shared.ok:\n" + field("sbase", "%ctx", at.SHARED, "ptr")
+        "range:\n"
+        + fail(ErrorKind.SHARED_RANGE)
+        + "shared.ok:\n"
+        + field("sbase", "%ctx", at.SHARED, "ptr")
         + "  %s.w = shl i64 %word, 2\n  %s.at = add i64 %s.off, %s.w\n"
         "  %s.p = getelementptr i8, ptr %sbase, i64 %s.at\n  ret ptr %s.p\n"
         "in.local:\n  %l.off = phi i64 [ %va, %which ], [ %lo, %not.shared ]\n"
-        + field("lpos", "%ctx", at.LOCAL_POSITIVE, "i64") + field("lneg", "%ctx", at.LOCAL_NEGATIVE, "i64")
+        + field("lpos", "%ctx", at.LOCAL_POSITIVE, "i64")
+        + field("lneg", "%ctx", at.LOCAL_NEGATIVE, "i64")
         + "  %l.end = add i64 %l.off, %size\n  %l.low = icmp ule i64 %l.end, %lpos\n"
         "  br i1 %l.low, label %local.ok, label %local.high\n"
         "local.high:\n  %l.start = sub i64 16777216, %lneg\n  %l.in1 = icmp uge i64 %l.off, %l.start\n"
@@ -109,7 +122,8 @@ def _loop(body: str, result: str = "void") -> str:
         "  %p.va = getelementptr i64, ptr %scratch, i64 %lane64\n  %va = load i64, ptr %p.va\n"
         + body
         + "next:\n  %left1 = sub i64 %left, 1\n  %less = and i64 %left, %left1\n  br label %head\nout:\n  ret "
-        + result + "\n}\n"
+        + result
+        + "\n}\n"
     )
 
 
@@ -119,10 +133,19 @@ def load_ir() -> str:
         f"  %r.base = getelementptr i8, ptr %scratch, i64 {at.SCRATCH_RESULT}\n"
         "  %r.first = getelementptr i32, ptr %r.base, i64 %lane64\n"
     )
-    body = size + result + (
-        "  switch i32 %code, label %words [ i32 1, label %u8 i32 257, label %s8 i32 2, label %u16 i32 258, label %s16 ]\n"
+    body = (
+        size
+        + result
+        + (
+            "  switch i32 %code, label %words [ i32 1, label %u8 i32 257, label %s8 i32 2, label %u16 i32 258, label %s16 ]\n"
+        )
     )
-    for name, kind, ext in (("u8", "i8", "zext"), ("s8", "i8", "sext"), ("u16", "i16", "zext"), ("s16", "i16", "sext")):
+    for name, kind, ext in (
+        ("u8", "i8", "zext"),
+        ("s8", "i8", "sext"),
+        ("u16", "i16", "zext"),
+        ("s16", "i16", "sext"),
+    ):
         body += (
             f"{name}:\n  %{name}.p = call ptr @resolve(ptr %ctx, ptr %local, i32 %lanes, i32 %lane, i64 %va, i64 %size, "
             f"i64 0, i32 %space, i32 %pc, i32 0)\n  %{name}.x = load {kind}, ptr %{name}.p\n"
@@ -226,11 +249,10 @@ def atom_ir() -> str:
             else:
                 blocks += f"  store i32 %x.{label}, ptr %r0\n  br label %next\n"
     body += f"  switch i32 %code, label %bad [{cases} ]\n{blocks}bad:\n"
-    body += (
-        f"  call void @gpuvm_fail(ptr %ctx, i32 {ErrorKind.ILLEGAL_INSTRUCTION.value}, i32 %pc, i64 0, i32 0)\n  unreachable\n"
-    )
+    body += f"  call void @gpuvm_fail(ptr %ctx, i32 {ErrorKind.ILLEGAL_INSTRUCTION.value}, i32 %pc, i64 0, i32 0)\n  unreachable\n"
     return (
-        "define void @gpuvm_atom(ptr %ctx, ptr %local, i32 %pc, i32 %code, i64 %mask, i32 %lanes) ATTRS {\n" + _loop(body)
+        "define void @gpuvm_atom(ptr %ctx, ptr %local, i32 %pc, i32 %code, i64 %mask, i32 %lanes) ATTRS {\n"
+        + _loop(body)
     )
 
 
@@ -240,7 +262,8 @@ def lock_ir() -> str:
         "  %word = lshr i64 %va, 2\n  %is.s = icmp eq i32 %space, 1\n"
         "  %limit = select i1 %is.s, i64 16383, i64 4095\n"
         "  %index = and i64 %word, %limit\n"
-        + field("sl", "%ctx", at.SHARED_LOCKS, "ptr") + field("gl", "%ctx", at.GLOBAL_LOCKS, "ptr")
+        + field("sl", "%ctx", at.SHARED_LOCKS, "ptr")
+        + field("gl", "%ctx", at.GLOBAL_LOCKS, "ptr")
         + "  %table = select i1 %is.s, ptr %sl, ptr %gl\n  %lock = getelementptr i8, ptr %table, i64 %index\n"
     )
     take = (
@@ -249,12 +272,17 @@ def lock_ir() -> str:
         "  %new = or i64 %old, %bit\n  store i64 %new, ptr %got\n  br label %next\n"
     )
     give = key + "  store atomic i8 0, ptr %lock seq_cst, align 1\n  br label %next\n"
-    lock = _loop(take, "i64 %result").replace("entry:\n", "entry:\n  %got = alloca i64\n  store i64 0, ptr %got\n")
+    lock = _loop(take, "i64 %result").replace(
+        "entry:\n", "entry:\n  %got = alloca i64\n  store i64 0, ptr %got\n"
+    )
     lock = lock.replace("out:\n", "out:\n  %result = load i64, ptr %got\n")
     return (
-        "define i64 @gpuvm_lock(ptr %ctx, i32 %pc, i32 %space, i64 %mask, i32 %lanes) ATTRS {\n" + lock
+        "define i64 @gpuvm_lock(ptr %ctx, i32 %pc, i32 %space, i64 %mask, i32 %lanes) ATTRS {\n"
+        + lock
         + "define void @gpuvm_unlock(ptr %ctx, i32 %space, i64 %mask, i32 %lanes) ATTRS {\n"
-        + _loop(give).replace(f"  %q.pc = getelementptr i8, ptr %ctx, i64 {at.ERROR_PC}\n  store i32 %pc, ptr %q.pc\n", "")
+        + _loop(give).replace(
+            f"  %q.pc = getelementptr i8, ptr %ctx, i64 {at.ERROR_PC}\n  store i32 %pc, ptr %q.pc\n", ""
+        )
     )
 
 
@@ -262,5 +290,12 @@ def helpers_ir() -> str:
     """All helpers, to be appended to the runtime's module (ATTRS is replaced there)."""
     return (
         "declare void @gpuvm_raise(ptr) noreturn\ndeclare i64 @llvm.cttz.i64(i64, i1)\n"
-        + fail_ir() + resolve_ir() + load_ir() + store_ir() + atom_ir() + lock_ir() + stack_ir() + blocks_ir()
+        + fail_ir()
+        + resolve_ir()
+        + load_ir()
+        + store_ir()
+        + atom_ir()
+        + lock_ir()
+        + stack_ir()
+        + blocks_ir()
     )

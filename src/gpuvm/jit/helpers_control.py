@@ -1,4 +1,5 @@
-"""Outlined control flow: the reconvergence stack in memory, and the loop that runs a block's warp groups to barriers."""
+"""Outlined control flow: the reconvergence stack in memory, and the loop that runs a block's warp groups to
+barriers."""
 
 from __future__ import annotations
 
@@ -28,33 +29,43 @@ def stack_ir() -> str:
         + state
         # Lanes that diverge to where others already wait join them: a loop's exits need one entry.
         + "  %some = icmp ugt i32 %sp, 0\n  %isdiv = icmp eq i32 %kind, 0\n  %look = and i1 %some, %isdiv\n"
-        "  br i1 %look, label %same, label %fresh\nsame:\n  %below = sub i32 %sp, 1\n" + entry("b", "%below")
+        "  br i1 %look, label %same, label %fresh\nsame:\n  %below = sub i32 %sp, 1\n"
+        + entry("b", "%below")
         + "  %b.kind = load i32, ptr %b\n  %b.target = load i32, ptr %b.t\n  %k0 = icmp eq i32 %b.kind, 0\n"
         "  %t0 = icmp eq i32 %b.target, %target\n  %merge = and i1 %k0, %t0\n  br i1 %merge, label %add, label %fresh\n"
         "add:\n  %b.old = load i64, ptr %b.m\n  %b.new = or i64 %b.old, %mask\n  store i64 %b.new, ptr %b.m\n  ret void\n"
-        "fresh:\n  %over = icmp uge i32 %sp, %limit\n  br i1 %over, label %bad, label %put\nbad:\n" + fail("%pc")
-        + "put:\n" + entry("e", "%sp")
+        "fresh:\n  %over = icmp uge i32 %sp, %limit\n  br i1 %over, label %bad, label %put\nbad:\n"
+        + fail("%pc")
+        + "put:\n"
+        + entry("e", "%sp")
         + "  store i32 %kind, ptr %e\n  store i32 %target, ptr %e.t\n  store i64 %mask, ptr %e.m\n"
         "  %sp1 = add i32 %sp, 1\n  store i32 %sp1, ptr %p.sp\n  ret void\n}\n"
     )
     pop = (
-        "define void @gpuvm_pop(ptr %ctx, ptr %state, i32 %pc) ATTRS {\n" + state
+        "define void @gpuvm_pop(ptr %ctx, ptr %state, i32 %pc) ATTRS {\n"
+        + state
         + f"  %p.active = getelementptr i8, ptr %state, i64 {at.STATE_ACTIVE}\n"
         f"  %p.pc = getelementptr i8, ptr %state, i64 {at.STATE_PC}\n"
         f"  %p.status = getelementptr i8, ptr %state, i64 {at.STATE_STATUS}\n  br label %head\n"
         "head:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n  %empty = icmp eq i32 %n, 0\n"
         "  br i1 %empty, label %ended, label %turn\nended:\n  store i32 0, ptr %p.sp\n  store i32 2, ptr %p.status\n"
-        "  store i64 0, ptr %p.active\n  ret void\nturn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
+        "  store i64 0, ptr %p.active\n  ret void\nturn:\n  %n1 = sub i32 %n, 1\n"
+        + entry("e", "%n1")
         + "  %mask = load i64, ptr %e.m\n  %any = icmp ne i64 %mask, 0\n  br i1 %any, label %go, label %head\n"
         "go:\n  store i32 %n1, ptr %p.sp\n  store i64 %mask, ptr %p.active\n  %target = load i32, ptr %e.t\n"
         "  store i32 %target, ptr %p.pc\n  ret void\n}\n"
     )
-    # .S: the lanes wait at the innermost reconvergence point, which must be an SSY's (divergence entries aside).
+    # .S: the lanes wait at the innermost reconvergence point, which must be an SSY's (divergence entries
+    # aside).
     join = (
-        "define void @gpuvm_join(ptr %ctx, ptr %state, i64 %lanes, i32 %pc) ATTRS {\n" + state
+        "define void @gpuvm_join(ptr %ctx, ptr %state, i64 %lanes, i32 %pc) ATTRS {\n"
+        + state
         + "  %nobody = icmp eq i64 %lanes, 0\n  br i1 %nobody, label %done, label %head\n"
         "head:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n  %empty = icmp eq i32 %n, 0\n"
-        "  br i1 %empty, label %bad, label %turn\nbad:\n" + fail("%pc") + "turn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
+        "  br i1 %empty, label %bad, label %turn\nbad:\n"
+        + fail("%pc")
+        + "turn:\n  %n1 = sub i32 %n, 1\n"
+        + entry("e", "%n1")
         + "  %kind = load i32, ptr %e\n  %div = icmp eq i32 %kind, 0\n  br i1 %div, label %head, label %check\n"
         f"check:\n  %ssy = icmp eq i32 %kind, {at.KIND_SSY}\n  br i1 %ssy, label %ok, label %bad\nok:\n"
         f"  %p.active = getelementptr i8, ptr %state, i64 {at.STATE_ACTIVE}\n  %old = load i64, ptr %p.active\n"
@@ -63,24 +74,29 @@ def stack_ir() -> str:
         "  call void @gpuvm_pop(ptr %ctx, ptr %state, i32 %pc)\n  br label %done\ndone:\n  ret void\n}\n"
     )
     leave = (
-        "define void @gpuvm_leave(ptr %ctx, ptr %state, i32 %kind, i64 %lanes, i32 %pc) ATTRS {\n" + state
+        "define void @gpuvm_leave(ptr %ctx, ptr %state, i32 %kind, i64 %lanes, i32 %pc) ATTRS {\n"
+        + state
         + "  %not = xor i64 %lanes, -1\n  br label %find\nfind:\n  %n = phi i32 [ %sp, %0 ], [ %n1, %turn ]\n"
-        "  %empty = icmp eq i32 %n, 0\n  br i1 %empty, label %bad, label %turn\nbad:\n" + fail("%pc") + "turn:\n  %n1 = sub i32 %n, 1\n" + entry("e", "%n1")
+        "  %empty = icmp eq i32 %n, 0\n  br i1 %empty, label %bad, label %turn\nbad:\n"
+        + fail("%pc")
+        + "turn:\n  %n1 = sub i32 %n, 1\n"
+        + entry("e", "%n1")
         + "  %k = load i32, ptr %e\n  %hit = icmp eq i32 %k, %kind\n  br i1 %hit, label %strip, label %find\n"
         "strip:\n  %i0 = add i32 %n1, 1\n  br label %each\neach:\n  %i = phi i32 [ %i0, %strip ], [ %i1, %clear ]\n"
-        "  %more = icmp ult i32 %i, %sp\n  br i1 %more, label %clear, label %done\nclear:\n" + entry("c", "%i")
+        "  %more = icmp ult i32 %i, %sp\n  br i1 %more, label %clear, label %done\nclear:\n"
+        + entry("c", "%i")
         + "  %c.old = load i64, ptr %c.m\n  %c.new = and i64 %c.old, %not\n  store i64 %c.new, ptr %c.m\n"
         "  %i1 = add i32 %i, 1\n  br label %each\ndone:\n"
         f"  %p.active = getelementptr i8, ptr %state, i64 {at.STATE_ACTIVE}\n  %old = load i64, ptr %p.active\n"
         "  %new = and i64 %old, %not\n  store i64 %new, ptr %p.active\n  ret void\n}\n"
     )
     leave_exit = (
-        "define void @gpuvm_exit(ptr %state, i64 %lanes) ATTRS {\n" + state
-        + "  %not = xor i64 %lanes, -1\n"
+        "define void @gpuvm_exit(ptr %state, i64 %lanes) ATTRS {\n" + state + "  %not = xor i64 %lanes, -1\n"
         f"  %p.active = getelementptr i8, ptr %state, i64 {at.STATE_ACTIVE}\n  %old = load i64, ptr %p.active\n"
         "  %new = and i64 %old, %not\n  store i64 %new, ptr %p.active\n  br label %each\n"
         "each:\n  %i = phi i32 [ 0, %0 ], [ %i1, %clear ]\n  %more = icmp ult i32 %i, %sp\n"
-        "  br i1 %more, label %clear, label %done\nclear:\n" + entry("c", "%i")
+        "  br i1 %more, label %clear, label %done\nclear:\n"
+        + entry("c", "%i")
         + "  %c.old = load i64, ptr %c.m\n  %c.new = and i64 %c.old, %not\n  store i64 %c.new, ptr %c.m\n"
         "  %i1 = add i32 %i, 1\n  br label %each\ndone:\n  ret void\n}\n"
     )
@@ -88,7 +104,8 @@ def stack_ir() -> str:
 
 
 def blocks_ir() -> str:
-    """`gpuvm_arrive` counts at a barrier; `gpuvm_blocks` runs the groups of one block until all have ended."""
+    """`gpuvm_arrive` counts at a barrier; `gpuvm_blocks` runs the groups of one block until all have
+    ended."""
     bar = (
         f"  %p.bars = getelementptr i8, ptr %ctx, i64 {at.BARRIERS}\n  %bars = load ptr, ptr %p.bars\n"
         f"  %b.w = zext i32 %id to i64\n  %b.o = mul i64 %b.w, {at.BARRIER_SIZE}\n"
@@ -97,15 +114,15 @@ def blocks_ir() -> str:
         "  %b.or = getelementptr i8, ptr %b, i64 20\n"
     )
     arrive = (
-        "define void @gpuvm_arrive(ptr %ctx, i32 %id, i32 %count, i32 %unused) ATTRS {\n" + bar
+        "define void @gpuvm_arrive(ptr %ctx, i32 %id, i32 %count, i32 %unused) ATTRS {\n"
+        + bar
         + "  %old = load i32, ptr %b\n  %new = add i32 %old, 1\n  store i32 %new, ptr %b\n"
         "  store i32 %count, ptr %b.expected\n  ret void\n}\n"
     )
-    g = (
-        "  %g.w = zext i32 %g to i64\n  %g.o = mul i64 %g.w, %stride\n  %s = getelementptr i8, ptr %states, i64 %g.o\n"
-    )
+    g = "  %g.w = zext i32 %g to i64\n  %g.o = mul i64 %g.w, %stride\n  %s = getelementptr i8, ptr %states, i64 %g.o\n"
     blocks = (
-        # groups: low 16 bits count, high 16 bits lanes of a group. The function is called (ctx, state, group).
+        # groups: low 16 bits count, high 16 bits lanes of a group. The function is called (ctx, state,
+        # group).
         "define void @gpuvm_blocks(ptr %ctx, ptr %warp, i32 %shape, i64 %stride) ATTRS {\nentry:\n"
         "  %groups = and i32 %shape, 65535\n  %lanes = lshr i32 %shape, 16\n"
         f"  %p.states = getelementptr i8, ptr %ctx, i64 {at.STATES}\n  %states = load ptr, ptr %p.states\n"
@@ -117,7 +134,8 @@ def blocks_ir() -> str:
         "  %i1 = add i32 %i, 1\n  %i.more = icmp ult i32 %i1, %groups\n  br i1 %i.more, label %init, label %pass\n"
         # One pass over the groups.
         "pass:\n  br label %group\ngroup:\n  %g = phi i32 [ 0, %pass ], [ %g1, %next ]\n"
-        "  %alive = phi i32 [ 0, %pass ], [ %alive1, %next ]\n  %ran = phi i32 [ 0, %pass ], [ %ran1, %next ]\n" + g
+        "  %alive = phi i32 [ 0, %pass ], [ %alive1, %next ]\n  %ran = phi i32 [ 0, %pass ], [ %ran1, %next ]\n"
+        + g
         + f"  %p.status = getelementptr i8, ptr %s, i64 {at.STATE_STATUS}\n  %status = load i32, ptr %p.status\n"
         "  %ready = icmp eq i32 %status, 0\n  br i1 %ready, label %run, label %look\n"
         "run:\n  call void %warp(ptr %ctx, ptr %s, i32 %g)\n  %after = load i32, ptr %p.status\n"
@@ -162,7 +180,8 @@ def blocks_ir() -> str:
         "  br i1 %all, label %count, label %given\n"
         "given:\n  %up = add i32 %expected, %lanes\n  %up1 = sub i32 %up, 1\n  %need1 = udiv i32 %up1, %lanes\n  br label %judge\n"
         "count:\n  br label %each\neach:\n  %g = phi i32 [ 0, %count ], [ %g1, %each ]\n"
-        "  %alive = phi i32 [ 0, %count ], [ %alive1, %each ]\n" + g
+        "  %alive = phi i32 [ 0, %count ], [ %alive1, %each ]\n"
+        + g
         + f"  %p.status = getelementptr i8, ptr %s, i64 {at.STATE_STATUS}\n  %status = load i32, ptr %p.status\n"
         "  %ended = icmp eq i32 %status, 2\n  %one = select i1 %ended, i32 0, i32 1\n  %alive1 = add i32 %alive, %one\n"
         "  %g1 = add i32 %g, 1\n  %more = icmp ult i32 %g1, %groups\n  br i1 %more, label %each, label %judge\n"

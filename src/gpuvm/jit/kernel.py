@@ -29,17 +29,21 @@ METADATA = """
 !14 = !{!5}
 !15 = !{!3, !4, !6}
 !16 = !{!6}
-!20 = distinct !DICompileUnit(language: DW_LANG_C, file: !21, producer: "gpuvm", isOptimized: true, runtimeVersion: 0, emissionKind: LineTablesOnly)
+!20 = distinct !DICompileUnit(language: DW_LANG_C, file: !21, isOptimized: true, runtimeVersion: 0,
+  emissionKind: LineTablesOnly)
 !21 = !DIFile(filename: "fermi", directory: "/")
 !22 = !DISubroutineType(types: !0)
-!23 = distinct !DISubprogram(name: "warp", scope: !21, file: !21, line: 1, type: !22, unit: !20, spFlags: DISPFlagDefinition)
-!24 = distinct !DISubprogram(name: "kernel", scope: !21, file: !21, line: 1, type: !22, unit: !20, spFlags: DISPFlagDefinition)
+!23 = distinct !DISubprogram(name: "warp", scope: !21, file: !21, line: 1, type: !22, unit: !20,
+  spFlags: DISPFlagDefinition)
+!24 = distinct !DISubprogram(name: "kernel", scope: !21, file: !21, line: 1, type: !22, unit: !20,
+  spFlags: DISPFlagDefinition)
 !25 = !DILocation(line: 0, scope: !24)
 !26 = !{i32 2, !"Debug Info Version", i32 3}
 !27 = !{i32 2, !"Dwarf Version", i32 4}
 !llvm.dbg.cu = !{!20}
 !llvm.module.flags = !{!26, !27}
 """
+
 
 @dataclass
 class Mix:
@@ -88,7 +92,9 @@ def counter(em: Emitter, index: int, amount: str = "1") -> None:
 
 def prologue(em: Emitter, frame: Frame) -> None:
     """SSA names every `@warp` starts with."""
-    em.do("%job = load ptr, ptr " + em.op(f"getelementptr i8, ptr %ctx, i64 {at.JOB}") + ", !invariant.load !0")
+    em.do(
+        "%job = load ptr, ptr " + em.op(f"getelementptr i8, ptr %ctx, i64 {at.JOB}") + ", !invariant.load !0"
+    )
     fields = (
         ("alias", at.ALIAS, "ptr"), ("shared", at.SHARED, "ptr"), ("shared.size", at.SHARED_SIZE, "i64"),
         ("local.all", at.LOCAL, "ptr"), ("local.stride", at.LOCAL_STRIDE, "i64"),
@@ -102,7 +108,11 @@ def prologue(em: Emitter, frame: Frame) -> None:
         p = em.op(f"getelementptr i8, ptr %ctx, i64 {offset}")
         em.do(f"%{name} = load i32, ptr {p}, !noalias !9")
     em.do(f"%dummy = getelementptr i8, ptr %scratch, i64 {at.SCRATCH_DUMMY}")
-    em.do("%stop.at = load ptr, ptr " + em.op(f"getelementptr i8, ptr %job, i64 {at.JOB_STOP}") + ", !invariant.load !0")
+    em.do(
+        "%stop.at = load ptr, ptr "
+        + em.op(f"getelementptr i8, ptr %job, i64 {at.JOB_STOP}")
+        + ", !invariant.load !0"
+    )
     em.do(f"%first = mul i32 %group, {frame.shape.lanes}")
     wide = em.op("zext i32 %group to i64")
     em.do(f"%local = getelementptr i8, ptr %local.all, i64 {em.op(f'mul i64 {wide}, %local.stride')}")
@@ -230,6 +240,7 @@ def module_ir(target: Target, em: Emitter, frame: Frame, inline: bool) -> str:
     hint = "alwaysinline" if inline and not frame.barriers else "noinline"
     return (
         target.header()
-        + f"define internal void @warp(ptr noalias %ctx, ptr noalias %state, i32 %group) {hint} KERNEL !dbg !23 {{\nentry:\n"
+        + "define internal void @warp(ptr noalias %ctx, ptr noalias %state, i32 %group) "
+        + f"{hint} KERNEL !dbg !23 {{\nentry:\n"
         + body + "\n}\n" + entry_ir(frame) + "\n".join(declared) + "\n" + METADATA + locations
     ).replace("KERNEL", attributes)  # fmt: skip

@@ -55,7 +55,8 @@ CONTEXT_SIZE = 256
 
 SCRATCH_SIZE = 1 << 14
 SCRATCH_ADDRESS, SCRATCH_DATA, SCRATCH_RESULT, SCRATCH_DUMMY = 0, 1024, 3072, 8192
-"""In the scratch area: lane addresses (i64), data and result words ([word][64] i32), 64 bytes nobody reads."""
+"""In the scratch area: lane addresses (i64), data and result words ([word][64] i32), 64 bytes nobody
+reads."""
 
 # Job (one per launch, shared).
 JOB_NEXT = 0
@@ -76,7 +77,8 @@ JOB_CONTEXTS = 72
 JOB_SIZE = 128
 
 BARRIER_SIZE = 32
-"""A barrier: i32 arrived warps, i32 expected (0 = all), i32 generation, i32 popc, i32 and, i32 or, 2 x i32 unused."""
+"""A barrier: i32 arrived warps, i32 expected (0 = all), i32 generation, i32 popc, i32 and, i32 or, 2 x i32
+unused."""
 
 STOP_NONE, STOP_BLOCK, STOP_NOW = 0, 1, 2
 

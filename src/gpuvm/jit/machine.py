@@ -1,4 +1,5 @@
-"""The state of a warp group while one basic block is translated: registers, predicates, condition code, active lanes.
+"""The state of a warp group while one basic block is translated: registers, predicates, condition code,
+active lanes.
 
 Operations (`ops_*.py`) read and write it; where registers live between blocks is the business of `codegen`.
 """
@@ -51,7 +52,8 @@ class Machine:
         self.wides: dict[tuple[int, int], Wide] = {}
         self.dirty: set[object] = set()
         self.gather_index = False
-        """Whether base + 32-bit index is one gather instruction and other gathers are better lane by lane (AVX2)."""
+        """Whether base + 32-bit index is one gather instruction and other gathers are better lane by lane
+        (AVX2)."""
 
     # Hooks of the code generator
 
@@ -217,7 +219,9 @@ class Machine:
         """Leave the launch with an error; ends the LLVM block."""
         em = self.em
         em.declare(SIGNATURES["gpuvm_fail"])
-        em.do(f"call void @gpuvm_fail(ptr %ctx, i32 {kind.value}, i32 {self.pc}, i64 {address}, i32 {int(write)})")
+        em.do(
+            f"call void @gpuvm_fail(ptr %ctx, i32 {kind.value}, i32 {self.pc}, i64 {address}, i32 {int(write)})"
+        )
         em.do("unreachable")
 
     def any_lane(self, p: PVal) -> str | bool:

@@ -1,4 +1,5 @@
-"""LLVM as this package uses it: IR text to object code for this CPU, and object code to callable addresses."""
+"""LLVM as this package uses it: IR text to object code for this CPU, and object code to callable
+addresses."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Target:
             self.cpu: str = llvm.get_host_cpu_name()
             features = llvm.get_host_cpu_features()
             self.features: str = features.flatten()
-            self.avx512: bool = all(features.get(f, False) for f in ("avx512f", "avx512bw", "avx512dq", "avx512vl"))
+            self.avx512: bool = all(
+                features.get(f, False) for f in ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+            )
             self.avx2: bool = features.get("avx2", False) and features.get("fma", False)
             self.unit: int = 16 if self.avx512 else 8 if self.avx2 else 4
             self.version = ".".join(str(part) for part in llvm.llvm_version_info)
@@ -42,7 +45,8 @@ class Target:
                 cpu=self.cpu, features=self.features, opt=2, reloc="pic", codemodel="small", jit=True
             )
             self.layout = str(self.machine.target_data)
-            # JITLink keeps the sections of an object together; the older linker maps each on its own, and beside
+            # JITLink keeps the sections of an object together; the older linker maps each on its own, and
+            # beside
             # terabyte reservations of address space they end up out of a 32-bit relocation's reach.
             self._jit = llvm.create_lljit_compiler(
                 target.create_target_machine(

@@ -6,8 +6,8 @@ from gpuvm.isa.instruction import Const, Imm, Instruction, Reg
 from gpuvm.jit.emit import FALSE, Flags, PVal, Val, Wide
 from gpuvm.jit.machine import Machine, Untranslatable, mod_bool, mod_text
 from gpuvm.jit.ops_float import (
-    FVal,
     Floats,
+    FVal,
     directed,
     dsource,
     fput,
@@ -39,7 +39,9 @@ def half_source(m: Machine, ins: Instruction) -> FVal:
     else:
         vec = f"<{em.U} x half>"
         rows = [em.op(f"trunc {em.vi} {x} to {em.vh}") for x in em.units(word)]
-        got = FVal(v=[em.op(f"fpext {vec} {em.op(f'bitcast {em.vh} {x} to {vec}')} to {em.vf}") for x in rows])
+        got = FVal(
+            v=[em.op(f"fpext {vec} {em.op(f'bitcast {em.vh} {x} to {vec}')} to {em.vf}") for x in rows]
+        )
     if absolute:
         got = fl.abs(got)
     return fl.neg(got) if neg else got
@@ -63,7 +65,9 @@ def to_half(m: Machine, x: FVal, rnd: str) -> Val:
         else:
             helper = directed(em.declared, f"fptrunc.v{em.U}f16.v{em.U}f32", vec, [em.vf], rnd)
             rows = [em.op(f"call {vec} @{helper}({em.vf} {y})") for y in fl.units(x)]
-        value = em.vector([em.op(f"zext {em.vh} {em.op(f'bitcast {vec} {y} to {em.vh}')} to {em.vi}") for y in rows])
+        value = em.vector(
+            [em.op(f"zext {em.vh} {em.op(f'bitcast {vec} {y} to {em.vh}')} to {em.vi}") for y in rows]
+        )
     return em.select(fl.cmp("uno", x, x), em.const(0x7FFF), value)
 
 
@@ -74,7 +78,9 @@ def half_flags(m: Machine, value: Val) -> Flags:
     zero = em.icmp("eq", em.ibin("and", value, em.const(0x7FFF)), em.const(0))
     minus = em.icmp("ne", em.ibin("and", value, em.const(0x8000)), em.const(0))
     less = em.pbin("and", minus, em.pnot(zero))
-    return Flags([lambda: em.pbin("or", zero, nan), lambda: em.pbin("or", less, nan), lambda: FALSE, lambda: FALSE])
+    return Flags(
+        [lambda: em.pbin("or", zero, nan), lambda: em.pbin("or", less, nan), lambda: FALSE, lambda: FALSE]
+    )
 
 
 def put_half(m: Machine, ins: Instruction, x: FVal, rnd: str) -> None:
@@ -90,7 +96,9 @@ def put_long(m: Machine, ins: Instruction, w: Wide) -> None:
     if mod_bool(ins, "cc"):
         lo, hi = em.wide_halves(w)
         zero = em.icmp("eq", em.ibin("or", lo, hi), em.const(0))
-        m.put_flags(Flags([lambda: zero, lambda: em.icmp("slt", hi, em.const(0)), lambda: FALSE, lambda: FALSE]))
+        m.put_flags(
+            Flags([lambda: zero, lambda: em.icmp("slt", hi, em.const(0)), lambda: FALSE, lambda: FALSE])
+        )
     m.put_wide(dst(ins), w)
 
 
@@ -131,15 +139,13 @@ def f2f(m: Machine, ins: Instruction) -> None:
 
 @operation("F2I")
 def f2i(m: Machine, ins: Instruction) -> None:
-    """Saturating. NaN gives 0, but 1 << (bits - 1) if the source is a double or the result has 64 bits (PTX, cvt)."""
+    """Saturating. NaN gives 0, but 1 << (bits - 1) if the source is a double or the result has 64 bits (PTX,
+    cvt)."""
     em = m.em
     dtype, stype = mod_text(ins, "dtype"), mod_text(ins, "stype")
     double = stype == "F64"
     fl = Floats(m, double)
-    if stype == "F16":
-        x = half_source(m, ins)
-    else:
-        x = (dsource if double else fsource)(m, ins.src[0], fl)
+    x = half_source(m, ins) if stype == "F16" else (dsource if double else fsource)(m, ins.src[0], fl)
     if mod_bool(ins, "ftz") and not double:
         x = fl.flush(x)
     x = fl.call(INTEGRAL[mod_text(ins, "rnd", "ROUND")], x)
@@ -195,7 +201,8 @@ def integer_source(m: Machine, ins: Instruction) -> tuple[Val, bool]:
 
 
 def long_source(m: Machine, ins: Instruction) -> tuple[list[str], bool, bool]:
-    """The source as i64 (one if uniform, else units), abs and neg not applied; whether uniform; whether signed."""
+    """The source as i64 (one if uniform, else units), abs and neg not applied; whether uniform; whether
+    signed."""
     em = m.em
     stype = mod_text(ins, "stype")
     if stype in ("U64", "S64"):
@@ -222,7 +229,9 @@ def i2f(m: Machine, ins: Instruction) -> None:
         lanes, uniform, sign = long_source(m, ins)
         source, source_suffix = ("i64", "i64") if uniform else (em.vl, f"v{em.U}i64")
         if absolute and sign:
-            lanes = [em.call(source, f"llvm.abs.{source_suffix}", [(source, x), ("i1", "false")]) for x in lanes]
+            lanes = [
+                em.call(source, f"llvm.abs.{source_suffix}", [(source, x), ("i1", "false")]) for x in lanes
+            ]
             sign = False
     else:
         value, sign = integer_source(m, ins)
@@ -291,7 +300,9 @@ def long_to_integer(m: Machine, ins: Instruction, sign: bool, bits: int, saturat
         limits = [("smax", -(1 << (bits - 1)) if sign else 0), ("smin", (1 << (bits - sign)) - 1)]
         for name, limit in limits:
             if -(1 << 62) < limit < 1 << 62:
-                lanes = [em.call(kind, f"llvm.{name}.{suffix}", [(kind, x), (kind, fixed(limit))]) for x in lanes]
+                lanes = [
+                    em.call(kind, f"llvm.{name}.{suffix}", [(kind, x), (kind, fixed(limit))]) for x in lanes
+                ]
     if bits == 64:
         put_long(m, ins, Wide(base=lanes[0]) if uniform else lanes_wide(m, lanes))
         return
@@ -299,7 +310,10 @@ def long_to_integer(m: Machine, ins: Instruction, sign: bool, bits: int, saturat
     rows = [em.op(f"trunc {kind} {x} to {word}") for x in lanes]
     if bits < 32:
         small = f"i{bits}" if uniform else f"<{count} x i{bits}>"
-        rows = [em.op(f"{'sext' if sign else 'zext'} {small} {em.op(f'trunc {word} {x} to {small}')} to {word}") for x in rows]
+        rows = [
+            em.op(f"{'sext' if sign else 'zext'} {small} {em.op(f'trunc {word} {x} to {small}')} to {word}")
+            for x in rows
+        ]
     finish_int(m, ins, em.uniform(rows[0]) if uniform else em.vector(rows))
 
 

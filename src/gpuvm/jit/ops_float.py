@@ -114,7 +114,9 @@ class Floats:
         if p.k == "u" and a.u is not None and b.u is not None:
             return FVal(u=self.em.op(f"select i1 {p.x}, {self.t} {a.u}, {self.t} {b.u}"))
         rows = zip(self.em.punits(p), self.units(a), self.units(b), strict=True)
-        return FVal(v=[self.em.op(f"select {self.em.vb} {c}, {self.vt} {x}, {self.vt} {y}") for c, x, y in rows])
+        return FVal(
+            v=[self.em.op(f"select {self.em.vb} {c}, {self.vt} {x}, {self.vt} {y}") for c, x, y in rows]
+        )
 
     def strict(self, name: str, rnd: str, *args: FVal) -> FVal:
         """An operation (fadd, fmul, fma, fdiv, sqrt) rounded in direction `rnd`."""
@@ -158,7 +160,8 @@ class Floats:
 
 
 def directed(declared: set[str], name: str, ret: str, args: Sequence[str], rnd: str) -> str:
-    """Define (once a module) a function that does one operation in another rounding direction; return its name."""
+    """Define (once a module) a function that does one operation in another rounding direction; return its
+    name."""
     function = f"gpuvm.{name}.{rnd}"
     params = ", ".join(f"{kind} %a{n}" for n, kind in enumerate(args))
     used = ", ".join(f"{kind} %a{n}" for n, kind in enumerate(args))
@@ -248,7 +251,9 @@ def lanes_wide(m: Machine, lanes: list[str]) -> Wide:
 def float_flags(fl: Floats, x: FVal) -> Flags:
     """Zero: 0 or NaN. Sign: negative or NaN."""
     zero = fl.const(0.0)
-    return Flags([lambda: fl.cmp("ueq", x, zero), lambda: fl.cmp("ult", x, zero), lambda: FALSE, lambda: FALSE])
+    return Flags(
+        [lambda: fl.cmp("ueq", x, zero), lambda: fl.cmp("ult", x, zero), lambda: FALSE, lambda: FALSE]
+    )
 
 
 def fput(m: Machine, ins: Instruction, fl: Floats, x: FVal) -> None:
@@ -274,10 +279,7 @@ def arithmetic(m: Machine, ins: Instruction, name: str, double: bool) -> None:
     args = sources(m, ins, fl, name != "fadd")
     rnd = mod_text(ins, "rnd", "RN")
     scale = mod_text(ins, "scale")
-    if scale:
-        value = scaled_product(m, args[0], args[1], scale, rnd)
-    else:
-        value = fl.strict(name, rnd, *args)
+    value = scaled_product(m, args[0], args[1], scale, rnd) if scale else fl.strict(name, rnd, *args)
     if mod_bool(ins, "fmz"):
         zero = fl.const(0.0)
         none = m.em.pbin("or", fl.cmp("oeq", args[0], zero), fl.cmp("oeq", args[1], zero))
@@ -486,7 +488,11 @@ def sincos(m: Machine, fl: Floats, x: FVal, cosine: bool) -> FVal:
     if cosine:
         q = em.ibin("add", q, em.const(1))
     square = fl.mul(rest, rest)
-    sine = fl.fma(fl.mul(rest, square), poly(fl, square, [2.755731922e-6, -1.984126984e-4, 8.333333333e-3, -1 / 6]), rest)
+    sine = fl.fma(
+        fl.mul(rest, square),
+        poly(fl, square, [2.755731922e-6, -1.984126984e-4, 8.333333333e-3, -1 / 6]),
+        rest,
+    )
     cos = poly(fl, square, [2.480158730e-5, -1.388888889e-3, 4.166666667e-2, -0.5, 1.0])
     odd = em.icmp("ne", em.ibin("and", q, em.const(1)), em.const(0))
     value = fl.select(odd, cos, sine)
@@ -561,7 +567,9 @@ def fswzadd(m: Machine, ins: Instruction) -> None:
     index = [lane // 4 * 4 + order[lane & 3] for lane in range(em.U)]
     pick = em.literal(index)
     a = fl.units(fl.from_bits(m.word(ins.src[0])))
-    moved = FVal(v=[em.op(f"shufflevector {em.vf} {x}, {em.vf} poison, {f'<{em.U} x i32>'} {pick}") for x in a])
+    moved = FVal(
+        v=[em.op(f"shufflevector {em.vf} {x}, {em.vf} poison, {f'<{em.U} x i32>'} {pick}") for x in a]
+    )
     b = FVal(v=fl.units(fl.from_bits(m.word(ins.src[1]))))
     ops = [mod_text(ins, f"op{n}", "ADD") for n in range(4)]
     if mod_bool(ins, "ftz"):
@@ -570,13 +578,17 @@ def fswzadd(m: Machine, ins: Instruction) -> None:
 
     def signed_lanes(x: FVal, on: Callable[[str], bool]) -> FVal:
         flips = em.literal([-(1 << 31) if on(ops[lane & 3]) else 0 for lane in range(em.U)])
-        bits = [em.op(f"xor {em.vi} {em.op(f'bitcast {em.vf} {y} to {em.vi}')}, {flips}") for y in fl.units(x)]
+        bits = [
+            em.op(f"xor {em.vi} {em.op(f'bitcast {em.vf} {y} to {em.vi}')}, {flips}") for y in fl.units(x)
+        ]
         return FVal(v=[em.op(f"bitcast {em.vi} {y} to {em.vf}") for y in bits])
 
     value = fl.strict(
         "fadd", rnd, signed_lanes(moved, lambda op: op == "SUBR"), signed_lanes(b, lambda op: op == "SUB")
     )
-    take = "<" + ", ".join(f"i1 {'true' if ops[lane & 3] == 'MOV2' else 'false'}" for lane in range(em.U)) + ">"
+    take = (
+        "<" + ", ".join(f"i1 {'true' if ops[lane & 3] == 'MOV2' else 'false'}" for lane in range(em.U)) + ">"
+    )
     value = fl.select(PVal("v", u=[take] * m.shape.units), b, value)
     if mod_bool(ins, "ftz"):
         value = fl.flush(value)

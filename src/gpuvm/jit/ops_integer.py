@@ -67,7 +67,8 @@ def bit(m: Machine, p: PVal) -> Val:
 def add_like(
     m: Machine, ins: Instruction, a: Val, aneg: bool, b: Val, bneg: bool, high: tuple[Val, Val] | None = None
 ) -> None:
-    """d = ±a ± b (+ carry, + 1): IADD and the sum in IMAD, ISCADD. `high` names what a 64-bit recogniser may use."""
+    """d = ±a ± b (+ carry, + 1): IADD and the sum in IMAD, ISCADD. `high` names what a 64-bit recogniser may
+    use."""
     em = m.em
     x, po, cc, sat = (mod_bool(ins, name) for name in ("x", "po", "cc", "sat"))
     carry_in = m.get_flags().get(C) if x else None
@@ -77,10 +78,7 @@ def add_like(
               em.ibin("sub", a, b) if bneg else em.ibin("sub", b, a) if aneg else em.ibin("add", a, b))  # fmt: skip
         return
     p, q = (em.inv(a) if aneg else a), (em.inv(b) if bneg else b)
-    if carry_in is not None:
-        one = bit(m, carry_in)
-    else:
-        one = em.const(int(aneg) + int(bneg) + int(po))
+    one = bit(m, carry_in) if carry_in is not None else em.const(int(aneg) + int(bneg) + int(po))
     if carry_in is None and not po and aneg != bneg:
         # Keep shapes: a subtraction of uniform or affine values stays one.
         total = em.ibin("sub", a, b) if bneg else em.ibin("sub", b, a)
@@ -110,16 +108,22 @@ def add_like(
         value = recognise(m, before.pair, (p if aneg else a, aneg, b, bneg), total)
     if cc:
         m.put_flags(
-            Flags(result_flags(m, value, carry, overflow)._make, pair=(a, aneg, b, bneg, total) if not x else None)
+            Flags(
+                result_flags(m, value, carry, overflow)._make,
+                pair=(a, aneg, b, bneg, total) if not x else None,
+            )
         )
     m.put(dst(ins), value)
 
 
 def recognise(m: Machine, low: tuple[object, ...], high: tuple[Val, bool, Val, bool], total: Val) -> Val:
-    """The high half of a 64-bit sum whose low half set the carry, as half of a `Wide` if that can be kept whole."""
+    """The high half of a 64-bit sum whose low half set the carry, as half of a `Wide` if that can be kept
+    whole."""
     a, aneg, b, bneg, low_total = low
     ha, haneg, hb, hbneg = high
-    assert isinstance(a, Val) and isinstance(b, Val) and isinstance(low_total, Val)
+    assert isinstance(a, Val)
+    assert isinstance(b, Val)
+    assert isinstance(low_total, Val)
     if aneg != haneg or bneg != hbneg or aneg:
         return total
     em = m.em
@@ -164,7 +168,8 @@ def product(m: Machine, ins: Instruction, a: Val, b: Val) -> Val:
         if isinstance(x, int) and isinstance(y, int):
             return em.const((signed(x) if asign else x) * (signed(y) if bsign else y) >> 32)
         wide = [
-            em.op(f"{'sext' if sign else 'zext'} i32 {em.s32(v)} to i64") for v, sign in ((x, asign), (y, bsign))
+            em.op(f"{'sext' if sign else 'zext'} i32 {em.s32(v)} to i64")
+            for v, sign in ((x, asign), (y, bsign))
         ]
         top = em.op(f"lshr i64 {em.op(f'mul i64 {wide[0]}, {wide[1]}')}, 32")
         return _tagged(em.uniform(em.op(f"trunc i64 {top} to i32")), ("mulhi", a, b, asign, bsign))
@@ -184,7 +189,17 @@ def product(m: Machine, ins: Instruction, a: Val, b: Val) -> Val:
 
 def _tagged(value: Val, tag: tuple[object, ...]) -> Val:
     """A copy of a value that remembers how it was made."""
-    got = Val(value.k, x=value.x, fx=value.fx, u=value.u, f=value.f, raw=value.raw, base=value.base, co=value.co, tag=tag)
+    got = Val(
+        value.k,
+        x=value.x,
+        fx=value.fx,
+        u=value.u,
+        f=value.f,
+        raw=value.raw,
+        base=value.base,
+        co=value.co,
+        tag=tag,
+    )
     got.thunk = value.thunk
     return got
 
@@ -254,7 +269,9 @@ def wide_minmax(m: Machine, ins: Instruction, a: Val, b: Val, least: PVal, kind:
         same = em.pbin("and", before.get(Z), same)
     first = em.pbin("xor", less, em.pnot(least))
     value = em.select(first, a, b)
-    m.put_flags(Flags([lambda: same, lambda: em.icmp("slt", value, em.const(0)), lambda: less, lambda: FALSE]))
+    m.put_flags(
+        Flags([lambda: same, lambda: em.icmp("slt", value, em.const(0)), lambda: less, lambda: FALSE])
+    )
     m.put(dst(ins), value)
 
 
@@ -377,7 +394,12 @@ def shl_shr(m: Machine, ins: Instruction) -> None:
         if mod_bool(ins, "brev"):
             a = em.icall("llvm.bitreverse", [a])
     value = shift(m, name, a, count)
-    if count.k == "u" and isinstance(count.x, int) and 0 < count.x < 32 and not (value.k == "u" and isinstance(value.x, int)):
+    if (
+        count.k == "u"
+        and isinstance(count.x, int)
+        and 0 < count.x < 32
+        and not (value.k == "u" and isinstance(value.x, int))
+    ):
         value = _tagged(value, (tag, a, count.x))
     if mod_bool(ins, "cc"):
 
@@ -390,12 +412,17 @@ def shl_shr(m: Machine, ins: Instruction) -> None:
 
 
 def shifted_out(m: Machine, name: str, a: Val, count: Val) -> PVal:
-    """The last bit that a shift moved out; clear for a count of 0 or above 31 (envytools, measured on Tesla)."""
+    """The last bit that a shift moved out; clear for a count of 0 or above 31 (envytools, measured on
+    Tesla)."""
     em = m.em
     less = em.ibin("sub", count, em.const(1))
     back = "lshr" if name == "shl" else name
     if name == "shl":
-        moved = em.ibin("and", em.ibin("lshr", a, em.ibin("and", em.ibin("sub", em.const(32), count), em.const(31))), em.const(1))
+        moved = em.ibin(
+            "and",
+            em.ibin("lshr", a, em.ibin("and", em.ibin("sub", em.const(32), count), em.const(31))),
+            em.const(1),
+        )
     else:
         moved = em.ibin("and", shift(m, back, a, less), em.const(1))
     some = em.pbin("and", em.icmp("ne", count, em.const(0)), em.icmp("ult", count, em.const(32)))
@@ -412,7 +439,9 @@ def lop(m: Machine, ins: Instruction) -> None:
         # A chained logic operation keeps "all words so far are zero".
         before = m.get_flags().get(Z)
         zero = em.pbin("and", before, em.icmp("eq", value, em.const(0)))
-        m.put_flags(Flags([lambda: zero, lambda: em.icmp("slt", value, em.const(0)), lambda: FALSE, lambda: FALSE]))
+        m.put_flags(
+            Flags([lambda: zero, lambda: em.icmp("slt", value, em.const(0)), lambda: FALSE, lambda: FALSE])
+        )
         m.put(dst(ins), value)
         return
     finish(m, ins, value)
@@ -428,7 +457,8 @@ def bfe(m: Machine, ins: Instruction) -> None:
     byte = em.const(255)
     at = em.ibin("and", control, byte)
     size = em.ibin("and", em.ibin("lshr", control, em.const(8)), byte)
-    # With the field moved to the top, one shift down cuts and extends it. Past bit 31 the sign (or 0) repeats.
+    # With the field moved to the top, one shift down cuts and extends it. Past bit 31 the sign (or 0)
+    # repeats.
     size = em.iminmax("umin", size, em.const(32))
     moved = shift(m, "ashr" if sign else "lshr", a, at)
     room = em.ibin("sub", em.const(32), size)
@@ -470,7 +500,8 @@ def popc(m: Machine, ins: Instruction) -> None:
     m.put(dst(ins), em.icall("llvm.ctpop", [em.ibin("and", m.iword(ins.src[0]), m.iword(ins.src[1]))]))
 
 
-# For each mode and low two bits of the selector: which of the eight source bytes (a: 0-3, c: 4-7) make the result.
+# For each mode and low two bits of the selector: which of the eight source bytes (a: 0-3, c: 4-7) make the
+# result.
 PRMT_MODES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "F4E": ((0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (3, 4, 5, 6)),
     "B4E": ((0, 7, 6, 5), (1, 0, 7, 6), (2, 1, 0, 7), (3, 2, 1, 0)),
@@ -558,7 +589,8 @@ def sel(m: Machine, ins: Instruction) -> None:
 @operation("PSETP", "PSET")
 def psetp(m: Machine, ins: Instruction) -> None:
     p, q = ins.src[0], ins.src[1]
-    assert isinstance(p, Pred) and isinstance(q, Pred)
+    assert isinstance(p, Pred)
+    assert isinstance(q, Pred)
     test = join_pred(m, mod_text(ins, "bop0", "AND"), m.get_pred(p), m.get_pred(q))
     (set_pred if ins.name == "PSETP" else set_reg)(m, ins, test, 2)
 
@@ -625,7 +657,10 @@ def r2p(m: Machine, ins: Instruction) -> None:
     if mod_bool(ins, "hi"):
         value = em.ibin("lshr", value, em.const(16))
     if mask.k != "u" or not isinstance(mask.x, int):
-        takes = {n: em.icmp("ne", em.ibin("and", mask, em.const(1 << n)), em.const(0)) for n in (*range(7), 12, 13, 14, 15)}
+        takes = {
+            n: em.icmp("ne", em.ibin("and", mask, em.const(1 << n)), em.const(0))
+            for n in (*range(7), 12, 13, 14, 15)
+        }
     else:
         takes = {n: TRUE if mask.x >> n & 1 else FALSE for n in (*range(7), 12, 13, 14, 15)}
 

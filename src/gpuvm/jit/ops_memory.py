@@ -11,11 +11,19 @@ from gpuvm.jit.address import Plan, any_active, extend, plan
 from gpuvm.jit.emit import TRUE, PVal, Scalar, Val, Wide, signed
 from gpuvm.jit.helpers import ATOM_OPS, ATOM_TYPES, SIGNATURES, SPACE_GENERIC, SPACE_LOCAL, SPACE_SHARED
 from gpuvm.jit.launch import ErrorKind
-from gpuvm.jit.machine import LOCAL, SHARED, Machine, Untranslatable, mod_bool, mod_text
+from gpuvm.jit.machine import LOCAL, SHARED, Machine, Untranslatable, mod_text
 from gpuvm.jit.ops_float import lanes_wide
 from gpuvm.jit.ops_integer import dst, dst_pred, operation
 
-SIZES = {"U8": (1, False), "S8": (1, True), "U16": (2, False), "S16": (2, True), "32": (4, False), "64": (8, False), "128": (16, False)}
+SIZES = {
+    "U8": (1, False),
+    "S8": (1, True),
+    "U16": (2, False),
+    "S16": (2, True),
+    "32": (4, False),
+    "64": (8, False),
+    "128": (16, False),
+}
 # Alias scopes by memory: accesses to one never touch another (see `codegen` for the nodes).
 META = {"global": "!alias.scope !10, !noalias !11", "shared": "!alias.scope !12, !noalias !13",
         "local": "!alias.scope !14, !noalias !15"}  # fmt: skip
@@ -88,6 +96,11 @@ def store_rows(m: Machine, offset: int, rows: list[str], kind: str, bytes_each: 
     for n, x in enumerate(rows):
         p = em.op(f"getelementptr i8, ptr %scratch, i64 {offset + n * em.U * bytes_each}")
         em.do(f"store {kind} {x}, ptr {p}, align 4")
+
+
+def helper_args(m: Machine, code: int, space: int, bits: str) -> str:
+    """Arguments of gpuvm_load and gpuvm_store."""
+    return f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {space}, i64 {bits}, i32 {m.shape.lanes}"
 
 
 def helper(m: Machine, name: str, args: str, ret: str = "void") -> str:
@@ -175,12 +188,18 @@ def load_access(m: Machine, ins: Instruction, w: Wide, acc: Access, uniform_ok: 
             m.put(index + n if index < 63 else 63, em.vector(units))
 
 
-def slow_load(m: Machine, w: Wide, acc: Access, mask: PVal, words: int, whole64: bool, uniform: bool) -> list[str]:
+def slow_load(
+    m: Machine, w: Wide, acc: Access, mask: PVal, words: int, whole64: bool, uniform: bool
+) -> list[str]:
     em = m.em
     store_rows(m, at.SCRATCH_ADDRESS, em.wide_lanes(w), em.vl, 8)
     bits = mask64(m, mask)
     code = acc.size | (256 if acc.sign else 0)
-    helper(m, "gpuvm_load", f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {acc.space}, i64 {bits}, i32 {m.shape.lanes}")
+    helper(
+        m,
+        "gpuvm_load",
+        f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {acc.space}, i64 {bits}, i32 {m.shape.lanes}",
+    )
     if uniform:
         lane = em.call("i64", "llvm.cttz.i64", [("i64", bits), ("i1", "false")])
         lane = em.op(f"and i64 {lane}, 63")
@@ -195,7 +214,9 @@ def slow_load(m: Machine, w: Wide, acc: Access, mask: PVal, words: int, whole64:
     got = []
     for n in range(words):
         for unit in range(m.shape.units):
-            row = em.op(f"getelementptr i8, ptr %scratch, i64 {at.SCRATCH_RESULT + 256 * n + 4 * em.U * unit}")
+            row = em.op(
+                f"getelementptr i8, ptr %scratch, i64 {at.SCRATCH_RESULT + 256 * n + 4 * em.U * unit}"
+            )
             got.append(em.op(f"load {em.vi}, ptr {row}, align 4"))
     if whole64:
         half = m.shape.units
@@ -257,7 +278,8 @@ def unit_layout(m: Machine, p: Plan) -> list[list[tuple[int, int]]]:
 
 
 def pieces(lanes: list[tuple[int, int]], size: int) -> list[tuple[int, int, int, int]] | None:
-    """Split a unit into equal runs: (first lane, row, offset, stride 0 or size), or None if it has no such shape."""
+    """Split a unit into equal runs: (first lane, row, offset, stride 0 or size), or None if it has no such
+    shape."""
     count = len(lanes)
     length = count
     while length >= 1:
@@ -311,9 +333,16 @@ def rows_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int, whole64:
             first, row, offset, stride = got[0]
             where = pointer(m, bases[row], offset)
             if stride == 0:
-                wide.append(em.splat(scalar_or_safe(m, acc, where, "i64", mask_units and mask_units[n]), "i64"))
+                wide.append(
+                    em.splat(
+                        scalar_or_safe(m, acc, where, "i64", None if mask_units is None else mask_units[n]),
+                        "i64",
+                    )
+                )
             else:
-                wide.append(vector_load(m, acc, where, "i64", em.U, mask_units and mask_units[n]))
+                wide.append(
+                    vector_load(m, acc, where, "i64", em.U, None if mask_units is None else mask_units[n])
+                )
             continue
         if key in seen and acc.size <= 4:
             out[0].append(seen[key])
@@ -326,7 +355,9 @@ def rows_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int, whole64:
                 where = pointer(m, bases[row], offset + 4 * word)
                 part_mask = None if mask_units is None else sub_mask(m, mask_units[n], first, length)
                 if stride == 0 or length == 1:
-                    parts.append(splat_part(m, scalar_or_safe(m, acc, where, kind, part_mask, length), kind, length))
+                    parts.append(
+                        splat_part(m, scalar_or_safe(m, acc, where, kind, part_mask, length), kind, length)
+                    )
                 elif stride == step:
                     parts.append(vector_load(m, acc, where, kind, length, part_mask))
                 else:
@@ -342,7 +373,9 @@ def rows_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int, whole64:
     return [x for row in out for x in row]
 
 
-def scalar_or_safe(m: Machine, acc: Access, where: str, kind: str, part_mask: str | None, length: int = 0) -> str:
+def scalar_or_safe(
+    m: Machine, acc: Access, where: str, kind: str, part_mask: str | None, length: int = 0
+) -> str:
     """A scalar load for some lanes; from a harmless address if none of them is active."""
     em = m.em
     length = length or em.U
@@ -359,7 +392,9 @@ def splat_part(m: Machine, x: str, kind: str, length: int) -> str:
     one = em.op(f"insertelement <{length} x {kind}> poison, {kind} {x}, i64 0")
     if length == 1:
         return one
-    return em.op(f"shufflevector <{length} x {kind}> {one}, <{length} x {kind}> poison, <{length} x i32> zeroinitializer")
+    return em.op(
+        f"shufflevector <{length} x {kind}> {one}, <{length} x {kind}> poison, <{length} x i32> zeroinitializer"
+    )
 
 
 def concat(m: Machine, parts: list[str], kind: str, length: int) -> str:
@@ -436,10 +471,10 @@ def lanes_load(m: Machine, acc: Access, mask: PVal, p: Plan, words: int) -> list
         # The aligned word holds the byte or half; a word never crosses a page.
         for off, active in zip(plan_offsets(m, p), units, strict=True):
             aligned = em.op(f"and {em.vl} {off}, splat (i64 -4)")
-            word = gather_lanes(m, acc, aligned, active)
+            whole = gather_lanes(m, acc, aligned, active)
             low = em.op(f"and {em.vi} {em.op(f'trunc {em.vl} {off} to {em.vi}')}, splat (i32 3)")
             count = em.op(f"shl {em.vi} {low}, splat (i32 3)")
-            moved = em.op(f"lshr {em.vi} {word}, {count}")
+            moved = em.op(f"lshr {em.vi} {whole}, {count}")
             kind = f"<{em.U} x i{8 * acc.size}>"
             out.append(widen_small(m, kind, em.vi, em.op(f"trunc {em.vi} {moved} to {kind}"), acc.sign))
         return out
@@ -463,7 +498,8 @@ def gather_index(m: Machine, base: str, index: str, factor: int, active: str, me
     em.declare(f"declare <8 x i32> @{name}(<8 x i32>, ptr, <8 x i32>, <8 x i32>, i8)")
     on = em.op(f"sext <8 x i1> {active} to <8 x i32>")
     return em.op(
-        f"call <8 x i32> @{name}(<8 x i32> zeroinitializer, ptr {base}, <8 x i32> {index}, <8 x i32> {on}, i8 {factor}), {meta}"
+        f"call <8 x i32> @{name}(<8 x i32> zeroinitializer, ptr {base}, <8 x i32> {index}, "
+        f"<8 x i32> {on}, i8 {factor}), {meta}"
     )
 
 
@@ -484,7 +520,9 @@ def gather_lanes(m: Machine, acc: Access, offsets: str, active: str) -> str:
         return got
     name = f"llvm.masked.gather.v{em.U}i32.v{em.U}p0"
     em.declare(f"declare {em.vi} @{name}({vec}, {em.vb}, {em.vi})")
-    return em.op(f"call {em.vi} @{name}({vec} align 4 {pointers}, {em.vb} {active}, {em.vi} zeroinitializer), {acc.meta}")
+    return em.op(
+        f"call {em.vi} @{name}({vec} align 4 {pointers}, {em.vb} {active}, {em.vi} zeroinitializer), {acc.meta}"
+    )
 
 
 def shared_bounds(m: Machine, p: Plan, size: int, mask: PVal) -> list[str]:
@@ -503,11 +541,11 @@ def shared_bounds(m: Machine, p: Plan, size: int, mask: PVal) -> list[str]:
         assert p.index is not None
         # Shared addresses are 32-bit numbers with no base: compare the index itself.
         top = em.op(f"trunc i64 {em.call('i64', 'llvm.smax.i64', [('i64', limit), ('i64', '-1')])} to i32")
-        row = em.splat(top)
-        hits = [em.op(f"icmp sgt {em.vi} {x}, {row}") for x in em.units(p.index)]
+        most = em.splat(top)
+        hits = [em.op(f"icmp sgt {em.vi} {x}, {most}") for x in em.units(p.index)]
         return [any_active(m, hits, mask)]
-    row = em.splat(limit, "i64")
-    return [any_active(m, [em.op(f"icmp sgt {em.vl} {x}, {row}") for x in p.lanes], mask)]
+    most = em.splat(limit, "i64")
+    return [any_active(m, [em.op(f"icmp sgt {em.vl} {x}, {most}") for x in p.lanes], mask)]
 
 
 def space_of(ins: Instruction) -> str:
@@ -576,7 +614,7 @@ def store_access(m: Machine, w: Wide, acc: Access, words: list[Val]) -> None:
         code = acc.size
         helper(
             m, "gpuvm_store",
-            f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {acc.space}, i64 {mask64(m, mask)}, i32 {m.shape.lanes}",
+            helper_args(m, code, acc.space, mask64(m, mask)),
         )  # fmt: skip
         return []
 
@@ -693,7 +731,9 @@ def rows_store(m: Machine, acc: Access, mask: PVal | None, p: Plan, words: list[
                         em.do(f"store {kind} {one}, ptr {q}, align {step}, {acc.meta}")
 
 
-def vector_store(m: Machine, acc: Access, where: str, kind: str, length: int, x: str, part_mask: str | None) -> None:
+def vector_store(
+    m: Machine, acc: Access, where: str, kind: str, length: int, x: str, part_mask: str | None
+) -> None:
     em = m.em
     vec, size = f"<{length} x {kind}>", int(kind[1:]) // 8
     if part_mask is None:
@@ -748,7 +788,9 @@ def scatter(m: Machine, acc: Access, mask: PVal, offsets: list[str], words: list
             q = em.op(f"extractelement {vec} {pointers}, i64 {lane}")
             for word, (data_vec, x) in enumerate(rows):
                 one = em.op(f"extractelement {data_vec} {x}, i64 {lane}")
-                em.do(f"store {kind} {one}, ptr {pointer(m, q, 4 * word)}, align {min(acc.size, 4)}, {acc.meta}")
+                em.do(
+                    f"store {kind} {one}, ptr {pointer(m, q, 4 * word)}, align {min(acc.size, 4)}, {acc.meta}"
+                )
 
 
 # Local memory
@@ -777,7 +819,11 @@ def load_local(m: Machine, ins: Instruction) -> None:
     size, sign = SIZES[mod_text(ins, "size", "32")]
     address = em.ibin("add", m.get(mem.base.index), em.const(mem.offset))
     words = max(size // 4, 1)
-    w = Wide(base=extend(m, em.scalar(address), False)) if address.k == "u" else Wide(terms=((address, False, 1),))
+    w = (
+        Wide(base=extend(m, em.scalar(address), False))
+        if address.k == "u"
+        else Wide(terms=((address, False, 1),))
+    )
     acc = Access(size, sign, SPACE_LOCAL, LOCAL, META["local"], False)
     mask = m.mask()
     types = [em.vi] * (words * m.shape.units)
@@ -816,7 +862,11 @@ def store_local(m: Machine, ins: Instruction) -> None:
     data = ins.src[-1]
     assert isinstance(data, Reg)
     values = store_words(m, data, size)
-    w = Wide(base=extend(m, em.scalar(address), False)) if address.k == "u" else Wide(terms=((address, False, 1),))
+    w = (
+        Wide(base=extend(m, em.scalar(address), False))
+        if address.k == "u"
+        else Wide(terms=((address, False, 1),))
+    )
     mask = m.mask()
     acc = Access(size, False, SPACE_LOCAL, LOCAL, META["local"], False)
     for v in values:
@@ -831,7 +881,7 @@ def store_local(m: Machine, ins: Instruction) -> None:
             store_rows(m, at.SCRATCH_DATA + 256 * n, em.units(v), em.vi, 4)
         helper(
             m, "gpuvm_store",
-            f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {size}, i32 {SPACE_LOCAL}, i64 {mask64(m, mask)}, i32 {m.shape.lanes}",
+            helper_args(m, size, SPACE_LOCAL, mask64(m, mask)),
         )  # fmt: skip
         return []
 
@@ -870,7 +920,9 @@ def load_constant(m: Machine, ins: Instruction) -> None:
         if low.k == "u":
             if low.x != 0:
                 odd = em.icmp("ne", low, em.const(0))
-                m.fail_if(em.op(f"and i1 {em.i1(odd.x)}, {em.i1(m.any_lane(m.mask()))}"), ErrorKind.MISALIGNED)
+                m.fail_if(
+                    em.op(f"and i1 {em.i1(odd.x)}, {em.i1(m.any_lane(m.mask()))}"), ErrorKind.MISALIGNED
+                )
         else:
             units = em.punits(em.icmp("ne", low, em.const(0)))
             m.fail_if(any_active(m, units, m.mask()), ErrorKind.MISALIGNED)
@@ -912,7 +964,11 @@ def atomic(m: Machine, ins: Instruction) -> None:
         for half in range(2 if wide else 1):
             value = m.get(source.index + half) if source.index < 63 else em.const(0)
             store_rows(m, at.SCRATCH_DATA + 256 * (2 * n + half), em.units(value), em.vi, 4)
-    helper(m, "gpuvm_atom", f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i64 {mask64(m, mask)}, i32 {m.shape.lanes}")
+    helper(
+        m,
+        "gpuvm_atom",
+        f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i64 {mask64(m, mask)}, i32 {m.shape.lanes}",
+    )
     m.count_atomic(mask)
     if ins.name == "ATOM" and ins.dst:
         result(m, dst(ins), 2 if wide else 1)
@@ -947,12 +1003,18 @@ def load_lock(m: Machine, ins: Instruction) -> None:
     lanes = em.wide_lanes(w)
     store_rows(m, at.SCRATCH_ADDRESS, lanes, em.vl, 8)
     bits = mask64(m, mask)
-    got = helper(m, "gpuvm_lock", f"ptr %ctx, i32 {m.pc}, i32 {int(shared)}, i64 {bits}, i32 {m.shape.lanes}", "i64")
+    got = helper(
+        m, "gpuvm_lock", f"ptr %ctx, i32 {m.pc}, i32 {int(shared)}, i64 {bits}, i32 {m.shape.lanes}", "i64"
+    )
     won = got if m.shape.lanes == 64 else em.op(f"trunc i64 {got} to {em.mi}")
     code = size | (256 if sign else 0)
     space = SPACE_SHARED if shared else SPACE_GENERIC
     # Every lane's address is checked, as the hardware does; only winners write their register.
-    helper(m, "gpuvm_load", f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {space}, i64 {bits}, i32 {m.shape.lanes}")
+    helper(
+        m,
+        "gpuvm_load",
+        f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {code}, i32 {space}, i64 {bits}, i32 {m.shape.lanes}",
+    )
     p = PVal("v", bits=won)
     guard = m.guard
     m.guard = em.pbin("and", guard, p)
@@ -976,7 +1038,11 @@ def store_unlock(m: Machine, ins: Instruction) -> None:
         store_rows(m, at.SCRATCH_DATA + 256 * n, em.units(v), em.vi, 4)
     space = SPACE_SHARED if shared else SPACE_GENERIC
     bits = mask64(m, mask)
-    helper(m, "gpuvm_store", f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {size}, i32 {space}, i64 {bits}, i32 {m.shape.lanes}")
+    helper(
+        m,
+        "gpuvm_store",
+        f"ptr %ctx, ptr {LOCAL}, i32 {m.pc}, i32 {size}, i32 {space}, i64 {bits}, i32 {m.shape.lanes}",
+    )
     helper(m, "gpuvm_unlock", f"ptr %ctx, i32 {int(shared)}, i64 {bits}, i32 {m.shape.lanes}")
     m.count_access(space, True, 0, mask)
 

@@ -1,7 +1,10 @@
-"""The host alias of one GPU virtual address space: a reservation of host memory into which GPU pages are mapped.
+"""The host alias of one GPU virtual address space: a reservation of host memory into which GPU pages are
+mapped.
 
-Byte `va` of the GPU address space is byte `base + va` of this process, so translated code reaches memory without
-any look-up. What is not mapped is PROT_NONE: touching it is a SIGSEGV that `gpuvm.jit.fault` turns into an error.
+Byte `va` of the GPU address space is byte `base + va` of this process, so translated code reaches memory
+without
+any look-up. What is not mapped is PROT_NONE: touching it is a SIGSEGV that `gpuvm.jit.fault` turns into an
+error.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ VA_BITS = 40
 VA_SIZE = 1 << VA_BITS
 """A GF100 virtual address has 40 bits."""
 GUARD = 64 << 30
-"""Never mapped, on both sides: translated code clamps an address to VA_SIZE + 4 GiB or adds at most 32 GiB to one."""
+"""Never mapped, on both sides: translated code clamps an address to VA_SIZE + 4 GiB or adds at most 32 GiB to
+one."""
 
 _PROT_NONE, _PROT_READ, _PROT_WRITE = 0, mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 _MAP_SHARED, _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS, _MAP_NORESERVE = 0x1, 0x2, 0x10, 0x20, 0x4000
@@ -52,11 +56,13 @@ class AccessError(Exception):
 
 
 class MappingLimitError(Exception):
-    """The host refused one more mapping or reservation (vm.max_map_count, or its address space is used up)."""
+    """The host refused one more mapping or reservation (vm.max_map_count, or its address space is used
+    up)."""
 
 
 class AddressSpace:
-    """Host alias of one 40-bit GPU virtual address space. Costs a few hundred bytes until something is mapped."""
+    """Host alias of one 40-bit GPU virtual address space. Costs a few hundred bytes until something is
+    mapped."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -188,7 +194,8 @@ class AddressSpace:
     def _check(self, va: int, size: int) -> None:
         if va % PAGE or size % PAGE or va < 0 or size < 0 or va + size > VA_SIZE:
             raise ValueError(
-                f"a mapping must lie in {VA_BITS} bits and start and end at multiples of {PAGE}, got {size:#x} at {va:#x}"
+                f"a mapping must lie in {VA_BITS} bits and start and end at multiples of {PAGE}, "
+                f"got {size:#x} at {va:#x}"
             )
 
     def _hide(self, va: int, size: int) -> None:

@@ -1,10 +1,14 @@
-"""The fast translator: structured code becomes real control flow with lane masks, registers become SSA values.
+"""The fast translator: structured code becomes real control flow with lane masks, registers become SSA
+values.
 
-Facts about every node (which registers are uniform, affine or vectors; whether all lanes are active; which lanes may
-wait where) are found by translating nodes until nothing changes; the last translation of each is the code. A write
+Facts about every node (which registers are uniform, affine or vectors; whether all lanes are active; which
+lanes may
+wait where) are found by translating nodes until nothing changes; the last translation of each is the code. A
+write
 keeps the old value of inactive lanes only where lanes that wait still need it.
 
-Divergence: at a branch on which lanes disagree, those that fall through wait (in a mask of their own) and the others
+Divergence: at a branch on which lanes disagree, those that fall through wait (in a mask of their own) and the
+others
 go on; the waiting ones run when those reach the reconvergence point, or meet them there first (loop exits).
 """
 
@@ -45,7 +49,8 @@ ACTIVE_SHARE = 0.35
 LANE_BOUND = frozenset(
     {"VOTE", "BAR", "FSWZADD", "LDS", "STS", "LDSLK", "STSUL", "LDL", "STL", "ATOM", "RED", "LDLK", "STUL"}
 )
-"""Operations by which the lanes of a warp may see each other; a kernel without them may run thread by thread."""
+"""Operations by which the lanes of a warp may see each other; a kernel without them may run thread by
+thread."""
 
 Key = tuple[int, Stack, bool]
 """A node's version: pc, stack, all lanes known to be active."""
@@ -182,7 +187,9 @@ class StructuredMachine(Counting):
 class Structured:
     """Translates a program into `@warp`, if its control flow allows."""
 
-    def __init__(self, program: Program, shape: Shape, limits: Limits, avx512: bool, max_nodes: int = 3000) -> None:
+    def __init__(
+        self, program: Program, shape: Shape, limits: Limits, avx512: bool, max_nodes: int = 3000
+    ) -> None:
         self.program = program
         self.shape = shape
         self.limits = limits
@@ -196,7 +203,9 @@ class Structured:
         self.numbers: dict[object, int] = {}
         self.resumes: dict[Key, int] = {}
         self.frame.barriers = any(
-            ins is not None and ins.name == "BAR" for block in self.flow.blocks.values() for _, ins in block.instructions
+            ins is not None and ins.name == "BAR"
+            for block in self.flow.blocks.values()
+            for _, ins in block.instructions
         )
         self.order = {node: n for n, node in enumerate(self.flow.blocks)}
         self.m: StructuredMachine
@@ -275,9 +284,15 @@ class Structured:
     def prefers_threads(self) -> bool:
         """Whether one thread at a time is likely faster: divergent code that mostly gathers and scatters.
 
-        Counts for one warp, in vector operations: gathers cost by lane, lanes that left cost nothing one by one.
+        Counts for one warp, in vector operations: gathers cost by lane, lanes that left cost nothing one by
+        one.
         """
-        names = {ins.name for block in self.flow.blocks.values() for _, ins in block.instructions if ins is not None}
+        names = {
+            ins.name
+            for block in self.flow.blocks.values()
+            for _, ins in block.instructions
+            if ins is not None
+        }
         if names & LANE_BOUND:
             return False
         gather, scatter = (24, 32) if self.em.avx512 else (48, 64)
@@ -292,7 +307,9 @@ class Structured:
             weight = 8 ** min(depth.get(key[:2], 0), 3)
             shapes, count = state.done.shapes, state.done.mix.instructions
             plain = count - shapes.gathers - shapes.scatters
-            together += weight * (plain * self.shape.units + shapes.gathers * gather + shapes.scatters * scatter)
+            together += weight * (
+                plain * self.shape.units + shapes.gathers * gather + shapes.scatters * scatter
+            )
             alone += weight * count * 32 * (1.0 if key[2] else ACTIVE_SHARE)
         return alone < together
 
@@ -390,7 +407,7 @@ class Structured:
 
     def _instruction(self, ins: Instruction) -> bool:
         """Translate one instruction; True if it ended the node."""
-        m, em = self.m, self.em
+        m, _em = self.m, self.em
         name = ins.name
         after = m.pc + ins.size
         if name in PUSHES:
@@ -560,7 +577,8 @@ class Structured:
         em.do(f"br label %{self.edge(pc, self.stack, facts)}")
 
     def _leavers(self, lanes: str, then: Callable[[bool], None], after: int) -> None:
-        """Lanes (a mask, subset of the active ones) leave the straight path: `then(all)` runs where none is left;
+        """Lanes (a mask, subset of the active ones) leave the straight path: `then(all)` runs where none is
+        left;
         the rest go on at `after`."""
         m, em = self.m, self.em
         p = m.guard
@@ -605,7 +623,8 @@ class Structured:
         self.facts = replace(self.facts, waiting=tuple(waiting))
 
     def _resume_next(self, certain: int) -> None:
-        """No lane is active: run those that wait, innermost first. Stack entry `certain` is known to have some
+        """No lane is active: run those that wait, innermost first. Stack entry `certain` is known to have
+        some
         (-1: none is known to, and with none anywhere the group has ended)."""
         em = self.em
         stack, facts = self.stack, self.facts
@@ -656,7 +675,9 @@ class Structured:
     def _ended(self) -> None:
         em = self.em
         if self.frame.barriers:
-            em.do(f"store i32 2, ptr {em.op(f'getelementptr i8, ptr %state, i64 {at.STATE_STATUS}')}, align 4")
+            em.do(
+                f"store i32 2, ptr {em.op(f'getelementptr i8, ptr %state, i64 {at.STATE_STATUS}')}, align 4"
+            )
         em.do("ret void")
 
     def _remove(self, lanes: str, first: int) -> None:
@@ -711,8 +732,9 @@ class Structured:
         self._leavers(lanes, lambda _: self._resume_next(where), after)
 
     def _all_leave(self, lanes: str, where: int) -> None:
-        """Every active lane leaves. Entries above the target hold others only if lanes wait or diverged below them."""
-        stack, facts = self.stack, self.facts
+        """Every active lane leaves. Entries above the target hold others only if lanes wait or diverged below
+        them."""
+        _stack, facts = self.stack, self.facts
         first = where + 1
         if any(facts.waiting[first:]) or any(len(p[1]) >= first for p in facts.pending):
             self._remove(lanes, first)
@@ -820,14 +842,14 @@ class Structured:
                 p = em.op(f"getelementptr i8, ptr %state, i64 {saves[name]}")
                 self.variables.write(name, kind, em.op(f"load {kind}, ptr {p}, align 4, !noalias !9"))
             em.do(f"br label %{self.label(key)}")
-        em.out = []
-        mask = ""
-        em.out = begin = []
+        begin: list[str] = []
+        em.out = begin
         mask = initial_mask(em, self.shape)
         self.write_mask("act", mask)
         em.do(f"br label %{self.label(start)}")
         allocas = [f"  %{name} = alloca {kind}" for name, kind in self.variables.slots.items()]
-        em.out = switch = []
+        switch: list[str] = []
+        em.out = switch
         if resumed:
             p = em.op(f"getelementptr i8, ptr %state, i64 {at.STATE_RESUME}")
             which = em.op(f"load i32, ptr {p}, align 4")
@@ -872,13 +894,15 @@ class Structured:
             p = m.preds[n] if ("p", n) in m.dirty else m.load_pred(n)
             assert p is not None
             names = self.variables.pparts(f"p{n}", pc)
-            writes += [(name, kind, x) for (name, kind), x in zip(names, self.variables.pvalues(p, pc), strict=True)]
+            writes += [
+                (name, kind, x) for (name, kind), x in zip(names, self.variables.pvalues(p, pc), strict=True)
+            ]
         if needs >> FLAGS_BIT & 1 and target.flags and ("cc" in m.dirty or not m.entry.flags):
             flags = m.flags if "cc" in m.dirty and m.flags is not None else m.load_flags()
             for n in range(4):
                 writes.append((f"c{n}", self.em.mi, self.em.bits(flags.get(n, cache=False))))
-        for p in sorted(target.facts.pending - edge.facts.pending):
-            writes.append((self.pending_slot(p), self.em.mi, "0"))
+        for wait in sorted(target.facts.pending - edge.facts.pending):
+            writes.append((self.pending_slot(wait), self.em.mi, "0"))
         for name, kind, x in writes:
             self.variables.write(name, kind, x)
 
@@ -911,11 +935,8 @@ class Structured:
         index = self.resumes.setdefault(edge.target, len(self.resumes) + 1)
         for name, kind in self._kept(edge.target, edge.facts):
             if name not in saves:
-                # Scalars take 8 bytes, a unit of i64 twice a unit's bytes.
-                size = 8 * self.shape.unit if kind.startswith("<") else 8
-                last = max(saves.values(), default=at.STATE_PREDS - 8 * self.shape.unit)
-                saves[name] = last + 8 * self.shape.unit if saves else at.STATE_PREDS
-                del size
+                # Room for a unit of i64 each.
+                saves[name] = at.STATE_PREDS + 8 * self.shape.unit * len(saves)
             p = em.op(f"getelementptr i8, ptr %state, i64 {saves[name]}")
             em.do(f"store {kind} {self.variables.read(name, kind)}, ptr {p}, align 4, !noalias !9")
         p = em.op(f"getelementptr i8, ptr %state, i64 {at.STATE_RESUME}")

@@ -21,11 +21,11 @@ from gpuvm.jit.cache import DiskCache, Entry
 from gpuvm.jit.discover import Program, discover
 from gpuvm.jit.emit import Shape
 from gpuvm.jit.fault import runtime
+from gpuvm.jit.flow import Unstructured
 from gpuvm.jit.general import General
 from gpuvm.jit.kernel import Frame, Mix, module_ir
 from gpuvm.jit.launch import Launch
 from gpuvm.jit.machine import Limits
-from gpuvm.jit.flow import Unstructured
 from gpuvm.jit.native import Library, target
 from gpuvm.jit.space import AccessError
 from gpuvm.jit.structured import BarrierReduction, Structured
@@ -98,7 +98,8 @@ class Translation:
 def line_table(code: bytes, kernel: int) -> tuple[list[int], list[int]]:
     """Sorted host addresses and their code offsets (-1: none) from an object file's line table."""
     elf = ELFFile(io.BytesIO(code))
-    symbol = elf.get_section_by_name(".symtab").get_symbol_by_name("kernel")[0]
+    symbols: Any = elf.get_section_by_name(".symtab")
+    symbol = symbols.get_symbol_by_name("kernel")[0]
     text = kernel - int(symbol["st_value"])
     rows: list[tuple[int, int]] = []
     dwarf = elf.get_dwarf_info()
@@ -123,7 +124,9 @@ class Translator:
     def __init__(self, cache_dir: Path | str | None = None) -> None:
         self._lock = threading.Lock()
         self._made: dict[object, Translation] = {}
-        self._recent: dict[object, tuple[tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation], ...]] = {}
+        self._recent: dict[
+            object, tuple[tuple[tuple[tuple[int, int], ...], tuple[bytes, ...], Translation], ...]
+        ] = {}
         """By place: what was found there last, to be compared with the code that is there now."""
         self.disk = DiskCache(cache_dir)
         self.plan = Plan()
@@ -145,7 +148,10 @@ class Translator:
         place = (base, launch.entry, launch.block, limits, plan)
         for spans, code, made in self._recent.get(place, ()):
             try:
-                if all(space.read(base + start, end - start) == text for (start, end), text in zip(spans, code, strict=True)):
+                if all(
+                    space.read(base + start, end - start) == text
+                    for (start, end), text in zip(spans, code, strict=True)
+                ):
                     return made
             except AccessError:
                 continue
@@ -188,7 +194,10 @@ class Translator:
             *code, data = entry.parts
             try:
                 base = launch.code_base
-                if any(launch.space.read(base + a, b - a) != text for (a, b), text in zip(spans, code, strict=True)):
+                if any(
+                    launch.space.read(base + a, b - a) != text
+                    for (a, b), text in zip(spans, code, strict=True)
+                ):
                     continue
             except AccessError:
                 continue
