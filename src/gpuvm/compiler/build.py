@@ -431,7 +431,8 @@ class Builder:
                     addend = (inst.srcs[2], inst.srcs[3])
                     if self.outside(addend) and self.outside(y):
                         together = self.add64(addend, y)
-                        return self.mad64(inst.srcs[0], inst.srcs[1], together, inst.mods.get("atype") == "S32")
+                        sign = inst.mods.get("atype") == "S32"
+                        return self.mad64(inst.srcs[0], inst.srcs[1], together, sign)
                 inst = self.wide(x)
                 if inst is not None and not (y[0] == ZERO and y[1] == ZERO):
                     return self.mad64(inst.srcs[0], inst.srcs[1], y, inst.mods.get("atype") == "S32")

@@ -317,10 +317,7 @@ class _Compiler:
                 for s in src
             )
         if line.label is not None:
-            if isinstance(line.label, str):
-                to = starts[line.label]
-            else:
-                to = starts[code.name] + 8 * code.labels[line.label]
+            to = starts[line.label] if isinstance(line.label, str) else starts[code.name] + 8 * code.labels[line.label]
             src = (*src, Target(to))
         ins = Instruction(line.name, line.dst, src, line.mods, line.guard, line.sync)
         try:

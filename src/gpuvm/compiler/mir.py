@@ -213,11 +213,17 @@ class Fn:
 def resolve(s: Src) -> Src:
     """The operand that stands for `s` now, after replaced values are followed."""
     if isinstance(s, Value):
-        f = s.forward
-        if f is None:
+        if s.forward is None:
             return s
-        last = resolve(f)
-        s.forward = last
+        last: Src = s
+        trail: list[Value] = []
+        while isinstance(last, Value) and last.forward is not None:
+            trail.append(last)
+            last = last.forward
+        if isinstance(last, NotP):
+            last = resolve(last)
+        for v in trail:
+            v.forward = last
         return last
     if isinstance(s, NotP):
         inner = resolve(s.value)

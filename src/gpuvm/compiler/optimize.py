@@ -515,7 +515,7 @@ def hoist(fn: Fn, limit: int = 20) -> None:
 
 
 def sink_steps(fn: Fn) -> None:
-    """Move the step of a loop variable behind the last use of its old value, so that both can share a register."""
+    """Move the step of a loop variable behind the last use of its old value, so that they can share a register."""
     for header in fn.blocks:
         for phi in header.phis:
             for p, arg in zip(header.preds, phi.args, strict=True):

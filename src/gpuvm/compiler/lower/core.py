@@ -216,44 +216,65 @@ class Lowering:
         return resolve(self._read(var, self.builder.block.id, kind))
 
     def _read(self, var: str, n: int, kind: str) -> Src:
-        # walk up single predecessors without recursion
+        """Value of a variable at the end of block n; phis are made where several values meet."""
+        made: list[Phi] = []
+        found = self._look_up(var, n, kind, made)
+        for phi in made:
+            phi.args = [self._look_up(var, p, kind, made) for p in phi.block.preds]
+        self._forward(made)
+        return found
+
+    def _look_up(self, var: str, n: int, kind: str, made: list[Phi]) -> Src:
+        """One step of `_read`: walks up to a definition or to a new phi, which goes to `made` without arguments."""
         trail: list[int] = []
         while True:
             found = self.defs[n].get(var)
             if found is not None:
                 break
             block = self.fn.blocks[n]
-            if not self.sealed[n] and n in self.entrance and _stem(var) not in self.written[n]:
-                # the loop does not write it: no phi, so that what is known of the value stays known
-                trail.append(n)
-                n = self.entrance[n]
-                continue
+            trail.append(n)
             if not self.sealed[n]:
+                if n in self.entrance and _stem(var) not in self.written[n]:
+                    # the loop does not write it: no phi, so that what is known of the value stays known
+                    n = self.entrance[n]
+                    continue
                 phi = Phi(block, self.fn.value(kind), var)
                 block.phis.append(phi)
                 self.incomplete[n][var] = phi
-                found = self.defs[n][var] = phi.dst
+                found = phi.dst
                 break
             if not block.preds:
                 found = ZERO if kind == "r" else FALSE
                 break
             if len(block.preds) == 1:
-                trail.append(n)
                 n = block.preds[0]
                 continue
             phi = Phi(block, self.fn.value(kind), var)
             block.phis.append(phi)
-            self.defs[n][var] = phi.dst
-            found = self._fill(phi, var)
-            self.defs[n][var] = found
+            made.append(phi)
+            found = phi.dst
             break
         for t in trail:
             self.defs[t][var] = found
         return found
 
-    def _fill(self, phi: Phi, var: str) -> Src:
-        phi.args = [self._read(var, p, phi.dst.kind) for p in phi.block.preds]
-        return self._trivial(phi)
+    def _fill(self, phi: Phi, var: str) -> None:
+        """Arguments of a phi whose block has all its predecessors now."""
+        made: list[Phi] = []
+        phi.args = [self._look_up(var, p, phi.dst.kind, made) for p in phi.block.preds]
+        for other in made:
+            other.args = [self._look_up(var, p, phi.dst.kind, made) for p in other.block.preds]
+        self._forward([phi, *made])
+
+    def _forward(self, phis: list[Phi]) -> None:
+        """Do away with phis that only repeat one value; one gone may make another so."""
+        left = [p for p in phis if p.dst.forward is None]
+        while True:
+            kept = [p for p in reversed(left) if self._trivial(p) is p.dst]
+            kept.reverse()
+            if len(kept) == len(left):
+                return
+            left = kept
 
     @staticmethod
     def _trivial(phi: Phi) -> Src:

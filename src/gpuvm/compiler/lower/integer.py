@@ -582,10 +582,7 @@ def bfi(low: Lowering, i: ast.Instr) -> None:
         low.set_double(d, (base[0], value[0]) if p.value else (value[0], base[1]))
         return
     ones: Pair = (Imm(MASK), Imm(MASK))
-    if not isinstance(n, Imm):
-        n = b.one("IMNMX", [b.mov(n), Imm(64), TRUE], {"type": "U32"})
-    else:
-        n = Imm(min(n.value, 64))
+    n = b.one("IMNMX", [b.mov(n), Imm(64), TRUE], {"type": "U32"}) if not isinstance(n, Imm) else Imm(min(n.value, 64))
     mask = shl64(b, shr64(b, ones, b.isub(Imm(64), n), False), p)
     kept = logic64(b, "AND", base, (b.inv(mask[0]), b.inv(mask[1])))
     low.set_double(d, logic64(b, "OR", kept, logic64(b, "AND", shl64(b, value, p), mask)))
