@@ -25,6 +25,8 @@ HeaderFields = tuple[int, int, int, int, int]
 
 _INT = struct.calcsize("i")
 _DRAIN = 1 << 16
+_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+"""As plain numbers: an enum's operators are Python, and one is in every access."""
 
 _unpack_header = HEADER.struct.unpack
 _pack_header = HEADER.struct.pack
@@ -66,6 +68,7 @@ class Channel:
         self._ancillary = socket.CMSG_SPACE(max_fds * _INT)
         self.body = bytearray(max_message - HEADER_SIZE)
         self._body_view = memoryview(self.body)
+        self._most = len(self.body)
         self.length = 0
         self.fds: list[int] = []
         self.cut = False
@@ -107,35 +110,28 @@ class Channel:
             return self._receive_slowly(deadline)
         if self.fds or self.cut:
             self._forget_fds()
-        count, ancillary, flags, _ = self._recvmsg_into(
-            self._head_buffers, self._ancillary, socket.MSG_CMSG_CLOEXEC
-        )
-        if ancillary or flags & socket.MSG_CTRUNC:
+        count, ancillary, flags, _ = self._recvmsg_into(self._head_buffers, self._ancillary, _CLOEXEC)
+        if ancillary or flags & _CTRUNC:
             self._take_fds(ancillary, flags)
-        if count != HEADER_SIZE:
-            if not count:
-                raise Disconnected("the peer closed the connection")
-            self._got = count
-            self._taken = 0
-            return self._receive_slowly(None)
-        header = _unpack_header(self._head)
-        need = header[2] - HEADER_SIZE
-        if need > len(self.body):
-            self._got = count
-            self._taken = 0
-            return self._receive_slowly(None)
-        self.oversized = False
-        if need <= 0:
-            self.length = 0
-            return header
-        self.length = need
-        count = self._recv_into(self._body_view, need)
-        if count != need:
-            if not count:
-                raise Disconnected("the peer closed the connection within a message")
-            self._got, self._taken = HEADER_SIZE, count
-            return self._receive_slowly(None)
-        return header
+        if count == HEADER_SIZE:
+            header = _unpack_header(self._head)
+            need = header[2] - HEADER_SIZE
+            if need <= self._most:
+                self.oversized = False
+                if need <= 0:
+                    self.length = 0
+                    return header
+                self.length = need
+                taken = self._recv_into(self._body_view, need)
+                if taken == need:
+                    return header
+                if not taken:
+                    raise Disconnected("the peer closed the connection within a message")
+                self._taken = taken
+        elif not count:
+            raise Disconnected("the peer closed the connection")
+        self._got = count
+        return self._receive_slowly(None)
 
     def _receive_slowly(self, deadline: float | None) -> HeaderFields:
         while self._drain:
@@ -149,17 +145,16 @@ class Channel:
         while self._got < HEADER_SIZE:
             self._wait(deadline)
             count, ancillary, flags, _ = self._recvmsg_into(
-                [self._head_view[self._got :]], self._ancillary, socket.MSG_CMSG_CLOEXEC
+                [self._head_view[self._got :]], self._ancillary, _CLOEXEC
             )
-            if ancillary or flags & socket.MSG_CTRUNC:
+            if ancillary or flags & _CTRUNC:
                 self._take_fds(ancillary, flags)
             if not count:
                 raise Disconnected("the peer closed the connection")
             self._got += count
-            self._taken = 0
         header = _unpack_header(self._head)
         need = max(header[2] - HEADER_SIZE, 0)
-        if need > len(self.body):
+        if need > self._most:
             self.oversized, self.length = True, 0
             self._got, self._drain = 0, need
             return header
@@ -170,7 +165,7 @@ class Channel:
                 raise Disconnected("the peer closed the connection within a message")
             self._taken += count
         self.oversized, self.length = False, need
-        self._got = 0
+        self._got = self._taken = 0
         return header
 
     def _wait(self, deadline: float | None) -> None:
@@ -189,7 +184,7 @@ class Channel:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % _INT])
                 self.fds.extend(fds)
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CTRUNC:
             self._forget_fds()
             self.cut = True
 

@@ -242,7 +242,7 @@ class Session:
         packers = {size: codec.pack_into for size, codec in _READ_REPLY.items()}
         values = {size: codec.unpack_from for size, codec in _VALUES.items()}
         pack_written = _WRITE_REPLY.pack_into
-        readable, writable = RegionFlags.READ.value, RegionFlags.WRITE.value
+        readable, writable, running = RegionFlags.READ.value, RegionFlags.WRITE.value, State.RUNNING
         flags_of = tuple(region.flags.value if region.size else 0 for region in regions)
         access_size = REGION_ACCESS.size
 
@@ -270,7 +270,7 @@ class Session:
                         or index > 8
                         or not flags_of[index] & (readable if command == _READ else writable)
                         or offset + count > regions[index].size
-                        or self.state is not State.RUNNING
+                        or self.state is not running
                     ):
                         other = self._copy((ident, command, size, flags, error))
                         command = 0
