@@ -1,4 +1,4 @@
-"""Random programs of all kinds of control flow, as assembler text: what compilers write, and what none does."""
+"""Random programs of all kinds of control flow, as assembler text: what compilers write, and others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Writer:
     """Collects the text of one kernel.
 
     Registers: R0 thread in the block, R1 the running value, R2, R3 addresses, R4 to R9 temporaries, R10 and
-    up loop counters by depth. Predicates P0 to P2 are temporaries, P3 is odd lanes, P4 the lower half of a warp.
+    up loop counters by depth. Predicates P0 to P2 are temporaries, P3 is odd lanes, P4 a warp's lower half.
     """
 
     chance: Random
