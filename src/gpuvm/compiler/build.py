@@ -200,7 +200,8 @@ class Builder:
                     "ISCADD", [inst.srcs[0], y, inst.srcs[1]], None, [NEG if nx else 0, NEG if ny else 0, 0]
                 )
             inst = self.maker(x, "IMUL")
-            if inst and not inst.mods.get("hi") and not ny and not nx and not isinstance(inst.srcs[1], Imm):
+            plain = inst is not None and not inst.mods.get("hi") and not ny and not nx
+            if inst and plain and not isinstance(inst.srcs[1], Imm) and not self.outside((x, x)):
                 return self.imad(inst.srcs[0], inst.srcs[1], y)
         if isinstance(a, Imm):
             a, b, na, nb = b, a, nb, na
@@ -434,7 +435,8 @@ class Builder:
                         sign = inst.mods.get("atype") == "S32"
                         return self.mad64(inst.srcs[0], inst.srcs[1], together, sign)
                 inst = self.wide(x)
-                if inst is not None and not (y[0] == ZERO and y[1] == ZERO):
+                # a product from outside the loop is there already: adding it is all that is left to do
+                if inst is not None and not (self.outside(x) and not self.outside(y)):
                     return self.mad64(inst.srcs[0], inst.srcs[1], y, inst.mods.get("atype") == "S32")
         inst = self.emit("ADD64", "rr", [a[0], a[1], b[0], b[1]], {"sub": True} if nb else None)
         return _two(inst)
