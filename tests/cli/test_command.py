@@ -1,5 +1,6 @@
 """The command as a person meets it: help, version, and one sentence for a wrong request."""
 
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,9 @@ from typer.testing import CliRunner
 
 from gpuvm.cli.errors import CommandError, choose, size_bytes
 from gpuvm.cli.main import app
+from gpuvm.lab import modes as lab_modes
+from gpuvm.schedulers import SCHEDULERS
+from gpuvm.workloads import WORKLOADS
 
 MODES = ["native", "passthrough", "fv-naive"]
 
@@ -21,7 +25,13 @@ def test_version_is_the_package_s() -> None:
 def test_help_lists_the_commands() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert {"doctor"} <= set(result.stdout.split())
+    assert {"demo", "bench", "run", "compile", "disasm", "asm", "doctor"} <= set(result.stdout.split())
+
+
+def test_bench_s_help_names_what_there_is() -> None:
+    result = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "400"})
+    words = set(re.findall(r"[\w-]+", result.stdout))
+    assert {*WORKLOADS, *lab_modes.MODES, *SCHEDULERS} <= words
 
 
 def test_help_loads_neither_llvm_nor_numpy() -> None:
