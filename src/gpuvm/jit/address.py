@@ -76,6 +76,13 @@ def clamp(m: Machine, address: Scalar) -> Scalar:
     return m.em.call("i64", "llvm.umin.i64", [("i64", address), ("i64", str(1 << 40))])
 
 
+def beyond(m: Machine, address: Scalar) -> list[str]:
+    """Whether an address has more than 40 bits."""
+    if isinstance(address, int):
+        return ["true"] if address >> 40 else []
+    return [m.em.op(f"icmp ugt i64 {address}, {(1 << 40) - 1}")]
+
+
 def misaligned(m: Machine, address: Scalar, size: int) -> list[str]:
     if size == 1:
         return []
@@ -96,8 +103,10 @@ def plan(m: Machine, w: Wide, size: int, windows: bool = True) -> Plan:
     """Plan an access of `size` bytes a lane at address `w`."""
     if w.pair is None and w.lanes is None:
         if not w.terms:
-            bad = misaligned(m, w.base, size) + (in_windows(m, w.base, size - 1) if windows else [])
-            return Plan("one", bad, address=clamp(m, w.base))
+            bad = misaligned(m, w.base, size)
+            if windows:
+                bad += in_windows(m, w.base, size - 1) + beyond(m, w.base)
+            return Plan("one", bad, address=w.base)
         if all(index.k != "v" for index, _, _ in w.terms):
             got = plan_rows(m, w, size, windows)
             if got is not None:
@@ -166,8 +175,7 @@ def plan_rows(m: Machine, w: Wide, size: int, windows: bool) -> Plan | None:
         if span > 1 << 20:
             return None
         if windows:
-            bad += in_windows(m, row.address, span + size - 1)
-        row.address = clamp(m, row.address)
+            bad += in_windows(m, row.address, span + size - 1) + beyond(m, row.address)
     segments = sum(len({offset // 128 for _, offset in row.lanes}) for row in rows.values())
     return Plan("rows", bad, rows=list(rows.values()), segments=segments)
 
@@ -248,8 +256,8 @@ def plan_index(m: Machine, w: Wide, size: int, windows: bool) -> Plan | None:
                 maybe = "true"
             else:
                 maybe = em.op(f"icmp ult i64 {near}, {length + 2 * reach}")
-            low = em.sop("sub", start - size, w.base, 64)
-            least = em.op(f"trunc i64 {em.s64(em.sop('ashr', low, shift, 64))} to i32")
+            distance = em.sop("sub", start - size, w.base, 64)
+            least = em.op(f"trunc i64 {em.s64(em.sop('ashr', distance, shift, 64))} to i32")
             span = em.op(f"select i1 {maybe}, i32 {(length + size >> shift) + 2}, i32 0")
             row, width = em.splat(least), em.splat(span)
             hits = []

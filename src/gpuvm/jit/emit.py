@@ -37,7 +37,7 @@ class Val:
     `tag` names how it was made, for recognising 64-bit pairs; `wide` is the pair it is half of.
     """
 
-    __slots__ = ("base", "co", "f", "fx", "k", "raw", "tag", "thunk", "u", "wide", "x")
+    __slots__ = ("align", "base", "co", "f", "fx", "k", "raw", "tag", "thunk", "u", "wide", "x")
 
     def __init__(
         self,
@@ -64,6 +64,8 @@ class Val:
         self.tag = tag
         self.thunk = thunk
         self.wide: tuple[Wide, int] | None = None
+        self.align = 0
+        """Of a thread index: its base is a multiple of this, its lane part below it, and both are small."""
 
 
 @dataclass(eq=False)
@@ -415,11 +417,46 @@ class Emitter:
             by = self.scalar(b)
             base, co = self._parts(a)
             return self.affine(self.sop("mul", base, by), {x: self.sop("mul", c, by) for x, c in co.items()})
+        if name in ("and", "lshr", "ashr") and a.k == "a" and b.k == "u" and isinstance(b.x, int):
+            return self._cut(name, a, b.x)
         if name == "shl" and b.k == "u":
             by = self.scalar(b)
             base, co = self._parts(a)
             return self.affine(self.sop("shl", base, by), {x: self.sop("shl", c, by) for x, c in co.items()})
         return None
+
+    def static(self, base: Scalar, values: list[int]) -> Val:
+        """A base plus lane values that are known now: a lane pattern of their own."""
+        values = [signed(value) for value in values]
+        if not any(values):
+            return Val("u", x=base)
+        patterns = self.shape.patterns
+        if values not in patterns:
+            patterns.append(values)
+        return Val("a", base=base, co=((patterns.index(values), 1),))
+
+    def _cut(self, name: str, v: Val, by: int) -> Val | None:
+        """and, lshr, ashr of an affine value by a constant, where the lanes' part can be worked out now."""
+        if len(self.shape.patterns) > 40 or any(not isinstance(c, int) for _, c in v.co):
+            return None
+        lanes = [0] * self.shape.lanes
+        for axis, c in v.co:
+            assert isinstance(c, int)
+            lanes = [x + signed(c) * p for x, p in zip(lanes, self.shape.patterns[axis], strict=True)]
+        if isinstance(v.base, int):
+            whole = [(v.base + x) & M32 for x in lanes]
+            if name == "and":
+                return self.static(0, [x & by for x in whole])
+            return self.static(0, [(signed(x) if name == "ashr" else x) >> by for x in whole])
+        if not v.align or min(lanes) < 0 or max(lanes) >= v.align:
+            return None
+        if name == "and":
+            return self.static(0, [x & by for x in lanes]) if by < v.align else None
+        if by >= 16:
+            return Val("u", x=0)
+        if 1 << by > v.align:
+            return None
+        return self.static(self.sop("lshr", v.base, by), [x >> by for x in lanes])
 
     def neg(self, v: Val) -> Val:
         return self.ibin("sub", self.const(0), v)

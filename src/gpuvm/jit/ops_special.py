@@ -38,6 +38,9 @@ def thread_axis(m: Machine, axis: int) -> Val:
     stride = (1, bx, bx * by)[axis]
     size = (bx, by, bz)[axis]
     start: Val = first
+    if shape.groups == 1 or (axis == 0 and shape.lanes % bx == 0):
+        # The group begins at the axis's start.
+        return em.affine(0, {axis: 1}) if any(shape.patterns[axis]) else em.const(0)
     if stride > 1:
         start = em.uniform(em.op(f"udiv i32 %first, {stride}"))
     if axis < 2:
@@ -45,7 +48,10 @@ def thread_axis(m: Machine, axis: int) -> Val:
     pattern = shape.patterns[axis]
     if not any(pattern):
         return start
-    return em.ibin("add", start, Val("a", base=0, co=((axis, 1),)))
+    whole = em.ibin("add", start, Val("a", base=0, co=((axis, 1),)))
+    if axis == 0:
+        whole.align = shape.lanes
+    return whole
 
 
 def divide(m: Machine, v: Val, by: int) -> tuple[Val, Val]:
