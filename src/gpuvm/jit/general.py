@@ -233,8 +233,9 @@ class General:
             try:
                 ended = self._instruction(m, ins)
             except Untranslatable:
-                m.fail(ErrorKind.ILLEGAL_INSTRUCTION)
-                return
+                # Only an error where a lane acts.
+                m.fail_if(em.i1(m.any_lane(m.mask())), ErrorKind.ILLEGAL_INSTRUCTION)
+                ended = False
             if ended:
                 return
             pc += ins.size
@@ -260,9 +261,9 @@ class General:
         if highest_register(ins) >= self.limits.registers:
             m.fail(ErrorKind.OUT_OF_RANGE_REGISTER)
             return True
+        m.guard = self._guard(m, ins)
         if not check_registers(ins):
             raise Untranslatable("register group")
-        m.guard = self._guard(m, ins)
         name = ins.name
         if name in PUSHES or name in CALLS:
             return self._push(m, ins)
