@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from vfio_wire import ERROR, REPLY, Card, Wire, eventually, memfd, open_fds
 
 from conftest import LIMITS
 from gpuvm.pci.memory import PAGE, BusMemory, DmaError
-from gpuvm.vmm.vfio_user import Client, DmaFlags, Limits, Server
+from gpuvm.vmm.vfio_user import Client, DmaFlags, Limits, Server, Session
 from gpuvm.vmm.vfio_user.bridge import endpoint
 from gpuvm.vmm.vfio_user.protocol import Command
 
@@ -204,6 +205,28 @@ def test_a_descriptor_belongs_to_its_message(wire: Wire, card: Card, ram: int) -
     for _ in range(3):
         assert wire.receive()[3] == 0
     assert bases(card.bus) == [(HIGH, 4 * PAGE)]
+
+
+@pytest.mark.parametrize("short", [[16], [16, 16], [20, 16, 24], [16, 40, 20], [31, 33, 17, 16]])
+def test_a_descriptor_behind_short_messages_belongs_to_its_own(
+    card: Card, ram: int, short: list[int]
+) -> None:
+    """All is there before the first read, which may take more than a short message has."""
+    ours, theirs = socket.socketpair()
+    wire = Wire(ours)
+    wire.send(Command.VERSION, bytes(4))
+    for size in short:
+        wire.send(Command.DEVICE_RESET, bytes(size - 16))
+    wire.send(Command.DMA_MAP, dma_map(HIGH, 2 * PAGE), [ram])
+    wire.send(Command.DEVICE_RESET)
+    wire.send(Command.DMA_MAP, dma_map(0, PAGE), [ram])
+    thread = threading.Thread(target=Session(theirs, endpoint(card, LIMITS)).run)
+    thread.start()
+    errors = [wire.receive()[3] for _ in range(len(short) + 4)]
+    assert errors == [0, *[errno.EINVAL if size > 16 else 0 for size in short], 0, 0, 0]
+    assert bases(card.bus) == [(0, PAGE), (HIGH, 2 * PAGE)]
+    wire.close()
+    thread.join()
 
 
 def test_memory_goes_with_its_last_user(wire: Wire, card: Card, ram: int) -> None:

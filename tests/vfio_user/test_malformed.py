@@ -98,7 +98,10 @@ def test_a_descriptor_in_the_middle_of_a_message(wire: Wire) -> None:
     message = HEADER.pack(7, Command.REGION_WRITE, 36, 0, 0) + struct.pack("<QIII", 0, 0, 4, 5)
     wire.sock.sendall(message[:20])
     socket.send_fds(wire.sock, [message[20:]], [fd])
-    assert wire.receive()[:4] == (7, Command.REGION_WRITE, REPLY, 0)
+    # Dropped with the payload, or seen and refused: it depends on how much has come when the server looks.
+    ident, command, _, error, _, _ = wire.receive()
+    assert (ident, command) == (7, Command.REGION_WRITE)
+    assert error in (0, errno.EINVAL)
     wire.sock.sendall(message[:8])
     socket.send_fds(wire.sock, [message[8:]], [fd])
     assert wire.receive()[3] == errno.EINVAL

@@ -1,7 +1,10 @@
-"""Messages on a stream socket: exactly a header's bytes with that message's descriptors, then its payload.
+"""Messages on a stream socket: the first bytes of one with that message's descriptors, then the rest of it.
 
-Descriptors belong to one message, and the kernel hands them over with the first bytes of what they were sent
-with; so no read ever reaches into the next message.
+Descriptors belong to one message. The kernel hands them over with the first byte of what they were sent with
+and ends a read behind that piece; so the first read of a message takes no more than the shortest message has
+(a header), or than messages mostly have. In the second case it may reach into the next message behind a
+shorter one, but then any descriptors are the next one's: had they been the shorter one's, the read would have
+ended with it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _DRAIN = 1 << 16
 _CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 """As plain numbers: an enum's operators are Python, and one is in every access."""
 
-_unpack_header = HEADER.struct.unpack
+_unpack_header = HEADER.struct.unpack_from
 _pack_header = HEADER.struct.pack
 
 
@@ -47,11 +50,15 @@ class Channel:
         Bytes of the longest message that is taken in; the payload of a longer one is thrown away.
     max_fds : int
         Descriptors taken with one message.
+    first : int
+        Bytes that the first read of a message may take.
 
     Attributes
     ----------
-    body : bytearray
-        Holds the payload of the message received last, `length` bytes.
+    buffer : bytearray
+        Holds the message received last.
+    body : memoryview
+        Its payload, `length` bytes.
     fds : list[int]
         That message's descriptors; whoever takes one out owns it.
     cut : bool
@@ -60,25 +67,31 @@ class Channel:
         Whether it was longer than `max_message`.
     """
 
-    def __init__(self, sock: socket.socket, max_message: int, max_fds: int) -> None:
+    def __init__(self, sock: socket.socket, max_message: int, max_fds: int, first: int = HEADER_SIZE) -> None:
         self._sock = sock
-        self._head = bytearray(HEADER_SIZE)
-        self._head_buffers = [self._head]
-        self._head_view = memoryview(self._head)
+        self.buffer = bytearray(max(max_message, first))
+        view = memoryview(self.buffer)
+        self.body = view[HEADER_SIZE:]
+        self._view = view
+        self._first = first
+        self._first_buffers = [view[:first]]
+        self._rest = view[first:]
+        self._most = max_message
         self._ancillary = socket.CMSG_SPACE(max_fds * _INT)
-        self.body = bytearray(max_message - HEADER_SIZE)
-        self._body_view = memoryview(self.body)
-        self._most = len(self.body)
         self.length = 0
         self.fds: list[int] = []
         self.cut = False
         self.oversized = False
+        self._slow = False
+        """Whether any of the next four is set."""
         self._got = 0
-        self._taken = 0
-        self._size = 0
-        """Bytes of payload that the message being received says it has."""
+        """Bytes received of a message that is not all there."""
         self._drain = 0
         """Bytes of an oversized message still to be thrown away."""
+        self._ahead = b""
+        """Bytes of the next message."""
+        self._ahead_fds: list[int] = []
+        self._ahead_cut = False
         self._recvmsg_into = sock.recvmsg_into
         self._recv_into = sock.recv_into
         self.sendall = sock.sendall
@@ -106,66 +119,75 @@ class Channel:
         TooSlow
             If the deadline passed first.
         """
-        if deadline is not None or self._drain or self._got:
+        if self._slow or deadline is not None:
             return self._receive_slowly(deadline)
         if self.fds or self.cut:
             self._forget_fds()
-        count, ancillary, flags, _ = self._recvmsg_into(self._head_buffers, self._ancillary, _CLOEXEC)
+        count, ancillary, flags, _ = self._recvmsg_into(self._first_buffers, self._ancillary, _CLOEXEC)
         if ancillary or flags & _CTRUNC:
             self._take_fds(ancillary, flags)
-        if count == HEADER_SIZE:
-            header = _unpack_header(self._head)
-            need = header[2] - HEADER_SIZE
-            if need <= self._most:
-                self.oversized = False
-                if need <= 0:
-                    self.length = 0
-                    return header
-                self.length = need
-                taken = self._recv_into(self._body_view, need)
-                if taken == need:
+        if count >= HEADER_SIZE:
+            header = _unpack_header(self.buffer)
+            size = header[2]
+            if size == count:
+                self.oversized, self.length = False, size - HEADER_SIZE
+                return header
+            if count == self._first < size <= self._most:
+                taken = self._recv_into(self._rest, size - count)
+                if taken == size - count:
+                    self.oversized, self.length = False, size - HEADER_SIZE
                     return header
                 if not taken:
                     raise Disconnected("the peer closed the connection within a message")
-                self._taken = taken
+                count += taken
         elif not count:
             raise Disconnected("the peer closed the connection")
-        self._got = count
+        self._got, self._slow = count, True
         return self._receive_slowly(None)
 
     def _receive_slowly(self, deadline: float | None) -> HeaderFields:
+        self._slow = True
         while self._drain:
             self._wait(deadline)
             scrap = self._sock.recv(min(self._drain, _DRAIN))
             if not scrap:
                 raise Disconnected("the peer closed the connection within a message")
             self._drain -= len(scrap)
-        if not self._got and (self.fds or self.cut):
+        if not self._got:
             self._forget_fds()
+            self._got, self._ahead, ahead = len(self._ahead), b"", self._ahead
+            self.buffer[: self._got] = ahead
+            self.fds, self._ahead_fds = self._ahead_fds, self.fds
+            self.cut, self._ahead_cut = self._ahead_cut, False
         while self._got < HEADER_SIZE:
             self._wait(deadline)
             count, ancillary, flags, _ = self._recvmsg_into(
-                [self._head_view[self._got :]], self._ancillary, _CLOEXEC
+                [self._view[self._got : HEADER_SIZE]], self._ancillary, _CLOEXEC
             )
             if ancillary or flags & _CTRUNC:
                 self._take_fds(ancillary, flags)
             if not count:
                 raise Disconnected("the peer closed the connection")
             self._got += count
-        header = _unpack_header(self._head)
-        need = max(header[2] - HEADER_SIZE, 0)
-        if need > self._most:
-            self.oversized, self.length = True, 0
-            self._got, self._drain = 0, need
+        header = _unpack_header(self.buffer)
+        size = max(header[2], HEADER_SIZE)
+        self.oversized = size > self._most
+        if self.oversized:
+            self.length, self._drain, self._got = 0, size - self._got, 0
             return header
-        while self._taken < need:
+        while self._got < size:
             self._wait(deadline)
-            count = self._recv_into(self._body_view[self._taken :], need - self._taken)
+            count = self._recv_into(self._view[self._got :], size - self._got)
             if not count:
                 raise Disconnected("the peer closed the connection within a message")
-            self._taken += count
-        self.oversized, self.length = False, need
-        self._got = self._taken = 0
+            self._got += count
+        self.length = size - HEADER_SIZE
+        if self._got > size:
+            self._ahead = bytes(self._view[size : self._got])
+            self.fds, self._ahead_fds = self._ahead_fds, self.fds
+            self.cut, self._ahead_cut = False, self.cut
+        self._got = 0
+        self._slow = bool(self._ahead)
         return header
 
     def _wait(self, deadline: float | None) -> None:
@@ -261,6 +283,7 @@ class Channel:
         if not self._closed:
             self._closed = True
             self._forget_fds()
+            close_all(self._ahead_fds)
             self._sock.close()
 
 

@@ -187,7 +187,7 @@ class Client:
             self._receive(ident, command)
             channel = self._channel
             got, channel.fds = channel.fds, []
-            return bytes(memoryview(channel.body)[: channel.length]), got
+            return bytes(channel.body[: channel.length]), got
 
     def _next(self) -> int:
         if self._closed:
@@ -390,7 +390,7 @@ class Client:
                 or channel.oversized
             ):
                 raise RequestError(errno.EINVAL, "a server may send DMA_READ and DMA_WRITE")
-            data = memoryview(channel.body)[: channel.length]
+            data = channel.body[: channel.length]
             access = DMA_ACCESS.unpack(data)
             given = data[DMA_ACCESS.size :]
             way = DmaFlags.READ if command == Command.DMA_READ else DmaFlags.WRITE

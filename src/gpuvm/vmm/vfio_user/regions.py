@@ -72,6 +72,13 @@ ABSENT = Region(0, _nothing, lambda *_: None, lambda *_: b"", lambda *_: None, R
 def memory_region(memory: bytearray | memoryview, writable: bool = True) -> Region:
     """A region that is plain memory of the server."""
     view = memoryview(memory).cast("B")
+    words = view[: len(view) & ~3].cast("I")
+
+    def read(offset: int, size: int) -> int:
+        if size == 4 and not offset & 3:
+            word: int = words[offset >> 2]
+            return word
+        return int.from_bytes(view[offset : offset + size], "little")
 
     def write(offset: int, size: int, value: int) -> None:
         view[offset : offset + size] = value.to_bytes(size, "little")
@@ -81,7 +88,7 @@ def memory_region(memory: bytearray | memoryview, writable: bool = True) -> Regi
 
     return Region(
         len(view),
-        lambda offset, size: int.from_bytes(view[offset : offset + size], "little"),
+        read,
         write,
         lambda offset, length: bytes(view[offset : offset + length]),
         write_block,

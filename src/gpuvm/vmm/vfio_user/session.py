@@ -165,7 +165,7 @@ class Session:
         self.peer = Capabilities()
         self.counters = Counters()
         self._write_multiple = write_multiple
-        self._channel = Channel(sock, self.limits.max_message, self.limits.max_fds)
+        self._channel = Channel(sock, self.limits.max_message, self.limits.max_fds, _ACCESS_END)
         self._receiving = threading.Lock()
         self._held: deque[Held] = deque()
         self._held_bytes = 0
@@ -232,7 +232,7 @@ class Session:
 
     def _serve(self) -> None:
         channel, receiving, held = self._channel, self._receiving, self._held
-        receive, sending, body = channel.receive, channel.sending, channel.body
+        receive, sending, buffer = channel.receive, channel.sending, channel.buffer
         sendall = channel.sendall
         regions = self.endpoint.regions
         counters = self.counters
@@ -244,7 +244,6 @@ class Session:
         pack_written = _WRITE_REPLY.pack_into
         readable, writable, running = RegionFlags.READ.value, RegionFlags.WRITE.value, State.RUNNING
         flags_of = tuple(region.flags.value if region.size else 0 for region in regions)
-        access_size = REGION_ACCESS.size
 
         while True:
             # What a driver does all day, without a call more than it takes; all else is copied out of the
@@ -258,13 +257,13 @@ class Session:
                     count = 0
                     if command == _READ:
                         if size == _ACCESS_END and not flags and not channel.fds:
-                            offset, index, count = unpack_access(body)
+                            offset, index, count = unpack_access(buffer, HEADER_SIZE)
                     elif command == _WRITE and size - _ACCESS_END in values and not channel.fds:
-                        offset, index, count = unpack_access(body)
+                        offset, index, count = unpack_access(buffer, HEADER_SIZE)
                         if flags & ~NO_REPLY or count != size - _ACCESS_END:
                             count = 0
                         else:
-                            value = values[count](body, access_size)[0]
+                            value = values[count](buffer, _ACCESS_END)[0]
                     if (
                         count not in packers
                         or index > 8
@@ -306,7 +305,7 @@ class Session:
         """Take the message that was received last out of the channel."""
         channel = self._channel
         fds, channel.fds = channel.fds, []
-        return header, bytes(memoryview(channel.body)[: channel.length]), fds, channel.cut, channel.oversized
+        return header, bytes(channel.body[: channel.length]), fds, channel.cut, channel.oversized
 
     def _next_held(self) -> Held:
         held = self._held.popleft()
@@ -589,7 +588,7 @@ class Session:
     def _hold(self, header: HeaderFields) -> None:
         """Deliver a reply; put anything else behind what is held."""
         channel = self._channel
-        data = memoryview(channel.body)[: channel.length]
+        data = channel.body[: channel.length]
         ident, command, _, flags, error = header
         if flags & TYPE_MASK == TYPE_REPLY and self._deliver(ident, command, flags, error, data):
             return
