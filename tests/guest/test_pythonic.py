@@ -67,7 +67,7 @@ def test_mistakes_are_explained(lab: Lab) -> None:
         with pytest.raises(GpuError, match=r"INVALID_PTX: .*line 1"):
             gpu.module("nonsense")
         module.saxpy[1, 32](1.0, 0, 0, 32)
-        with pytest.raises(GpuError, match=r"ILLEGAL_ADDRESS: .*read fault at 0x0000000000") as error:
+        with pytest.raises(GpuError, match=r"ILLEGAL_ADDRESS: .*read fault at 0x00000000") as error:
             gpu.synchronize()
         assert error.value.code == lab.cuda.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
     with Gpu(lab.cuda) as gpu:

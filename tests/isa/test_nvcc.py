@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
 from elftools.elf.elffile import ELFFile
 from samples import fermi_data
 
@@ -21,9 +20,6 @@ from gpuvm.isa.instruction import Instruction
 
 DATA = fermi_data()
 FOLDER = DATA / "nvcc" if DATA else None
-needs_data = pytest.mark.skipif(
-    FOLDER is None or not FOLDER.is_dir(), reason="shared/data/fermi/nvcc is not beside the repository"
-)
 
 DIFFERENCES = {
     "immediate": "cuobjdump prints the 20 raw bits of an immediate, we the value that the operation sees;"
@@ -128,14 +124,12 @@ def check_cubin(path: Path) -> int:
     return count
 
 
-@needs_data
 def test_cuobjdumps_listings() -> None:
     assert FOLDER is not None
     results = [check_listing(path) for path in sorted(FOLDER.rglob("*.isa"))]
     assert [problem for _, problems in results for problem in problems] == []
 
 
-@needs_data
 def test_nvccs_cubins() -> None:
     assert FOLDER is not None
     counts = [check_cubin(path) for path in sorted(FOLDER.rglob("*.cubin"))]

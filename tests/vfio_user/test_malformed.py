@@ -89,7 +89,7 @@ def test_descriptors_where_none_belong_are_closed(wire: Wire) -> None:
     wire.send(Command.DEVICE_GET_INFO, info, [fd] * 3, flags=NO_REPLY)
     assert wire.alive()
     os.close(fd)
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_a_descriptor_in_the_middle_of_a_message(wire: Wire) -> None:
@@ -107,7 +107,7 @@ def test_a_descriptor_in_the_middle_of_a_message(wire: Wire) -> None:
     assert wire.receive()[3] == errno.EINVAL
     assert wire.alive()
     os.close(fd)
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 @QUICK
@@ -207,7 +207,7 @@ def test_no_bytes_at_all_make_a_session_raise(junk: bytes) -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert raised == []
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_the_device_outlives_a_hostile_client(server: Server, card: Card, tmp_path: Path) -> None:
