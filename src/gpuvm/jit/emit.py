@@ -723,7 +723,12 @@ class Emitter:
         if kind == "shl" and kind_hi in ("sar", "shr") and lo.tag[1] is hi.tag[1]:
             left, right = lo.tag[2], hi.tag[2]
             moved = lo.tag[1]
-            if isinstance(left, int) and isinstance(right, int) and left + right == 32 and isinstance(moved, Val):
+            if (
+                isinstance(left, int)
+                and isinstance(right, int)
+                and left + right == 32
+                and isinstance(moved, Val)
+            ):
                 return Wide(terms=((moved, kind_hi == "sar", 1 << left),))
         return None
 

@@ -25,7 +25,7 @@ from gpuvm.jit.translate import Translation, Translator
 MAX_THREADS_PER_BLOCK = 1536
 MAX_SHARED = 48 << 10
 BANK = (1 << 16) + 64
-ALONE_S = 60e-6
+ALONE_S = 100e-6
 """Grids expected to take less than this run on the calling thread."""
 _launches = itertools.count(1)
 

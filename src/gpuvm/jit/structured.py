@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from gpuvm.isa.instruction import Instruction, Pred
+from gpuvm.isa.instruction import Instruction, Mem, Pred, Reg
 from gpuvm.jit import layout as at
 from gpuvm.jit.classes import Class, PClass, Variables, classify, meet, pair_shape, pclassify, plain, pmeet
 from gpuvm.jit.discover import BRANCHES, CALLS, LEAVES, PUSHES, Program, target_of
@@ -51,6 +51,8 @@ LANE_BOUND = frozenset(
 )
 """Operations by which the lanes of a warp may see each other; a kernel without them may run thread by
 thread."""
+
+STORES = frozenset({"ST", "STS", "STL", "RED"})
 
 Key = tuple[int, Stack, bool]
 """A node's version: pc, stack, all lanes known to be active."""
@@ -437,6 +439,8 @@ class Structured:
             if ins.mods.get("mode") == "TRAP":
                 m.fail(ErrorKind.TRAP)
                 return True
+        elif name in STORES and m.guard.k == "u" and not isinstance(m.guard.x, bool):
+            self._around(ins)
         elif name in OPERATIONS:
             OPERATIONS[name](m, ins)
         else:
@@ -446,6 +450,27 @@ class Structured:
             self._join(after)
             return True
         return False
+
+    def _around(self, ins: Instruction) -> None:
+        """A store under a uniform guard: jump over it where the guard does not hold."""
+        m, em = self.m, self.em
+        guard = m.guard
+        # Registers are read where everything after can see them.
+        for op in ins.src:
+            reg = op.base if isinstance(op, Mem) else op
+            if isinstance(reg, Reg) and reg.index < 63:
+                for n in range(reg.count):
+                    m.get(reg.index + n)
+        act, skip = em.new_label("act"), em.new_label("skip")
+        em.do(f"br i1 {guard.x}, label %{act}, label %{skip}")
+        em.place(act)
+        em.cold += 1
+        m.guard = TRUE
+        OPERATIONS[ins.name](m, ins)
+        m.guard = guard
+        em.cold -= 1
+        em.do(f"br label %{skip}")
+        em.place(skip)
 
     # Masks
 
