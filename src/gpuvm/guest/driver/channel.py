@@ -118,7 +118,7 @@ class Channel:
         for turn in range(SPINS):
             if self.finished(sequence):
                 return
-            if line.pending:
+            if line.pending or self.abandoned:
                 break
             # Looking costs no trap and no interrupt; short work is done before the interrupt would be armed.
             time.sleep(SPIN_PAUSE_S if turn >= SPIN_BUSY else 0)
@@ -129,6 +129,8 @@ class Channel:
         try:
             while True:
                 seen = line.count
+                if self.abandoned:
+                    raise ChannelFault(ABANDONED)
                 driver.interrupts.service()
                 if self.finished(sequence):
                     return
@@ -175,5 +177,9 @@ class Channel:
             driver.remove_channel(self, kill)
             self.block.free()
             self._context.space.unmap_host(self._buffer)
+        # A thread may still wait here: it must find no freed memory, but that the channel is gone.
+        self.abandoned = True
+        self._fence = ctypes.c_uint32(self._fence.value)
+        driver.interrupts.line.top_half()
         self._view.release()
         self._buffer.free()
