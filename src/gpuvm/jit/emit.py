@@ -169,7 +169,8 @@ class Emitter:
         self.label = "entry"
         self.cold = 0
         self.declared: set[str] = set()
-        self.locations: set[int] = set()
+        self.locations: dict[int, int] = {}
+        """Code offset -> number of its metadata."""
         self.dbg = ""
         unit = shape.unit
         self.U = unit
@@ -204,8 +205,8 @@ class Emitter:
         if pc is None:
             self.dbg = ""
         else:
-            self.locations.add(pc)
-            self.dbg = f", !dbg !{FIRST_LOCATION + pc}"
+            number = self.locations.setdefault(pc, FIRST_LOCATION + len(self.locations))
+            self.dbg = f", !dbg !{number}"
 
     def declare(self, text: str) -> None:
         self.declared.add(text)

@@ -196,6 +196,10 @@ class Executor:
             return Outcome(
                 error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, error.va, False, str(error))
             )
+        except Exception as error:
+            # A mistake of this translator ends the launch that found it, not the engine that serves all guests.
+            text = f"a kernel must be translatable; this one was not: {error!r:.300}"
+            return Outcome(error=ExecutionError(ErrorKind.ILLEGAL_INSTRUCTION, launch.entry, message=text))
         compile_s = translation.seconds()
         with self._lock:
             work = self._idle.pop() if self._idle else _Set(self.threads)
@@ -344,8 +348,8 @@ class Executor:
         contexts = sorted(contexts, key=lambda c: int(c.memory.i32[at.ERROR_KIND // 4]) == -2)
         memory = contexts[0].memory
         kind = int(memory.i32[at.ERROR_KIND // 4])
-        pc = int(memory.i32[at.ERROR_PC // 4])
-        address = int(memory.i64[at.ERROR_ADDRESS // 8])
+        pc = code_offset(memory)
+        address = int(memory.i64[at.ERROR_ADDRESS // 8]) & (1 << 64) - 1
         write = bool(memory.i32[at.ERROR_WRITE // 4])
         if kind == -2:
             return ExecutionError(ErrorKind.STOPPED, message="the launch was told to stop at once")
@@ -366,7 +370,7 @@ class Executor:
         write = bool(memory.i32[at.ERROR_WRITE // 4])
         pc = translation.locate(ip)
         if pc is None:
-            pc = int(memory.i32[at.ERROR_PC // 4])
+            pc = code_offset(memory)
         va = host - launch.space.base
         mapped = any(start <= va < end for start, end, _ in launch.space.ranges())
         kind = ErrorKind.READ_ONLY if mapped and write else ErrorKind.UNMAPPED
@@ -386,6 +390,12 @@ class Executor:
             statistics.global_transactions, statistics.atomics, statistics.barriers,
         ) = (int(x * scale) for x in sums)  # fmt: skip
         statistics.global_transactions = int(sums[6] + runs[0])
+
+
+def code_offset(memory: _Memory) -> int:
+    """The offset that a worker noted: 32 bits, or -1 for not known."""
+    pc = int(memory.i32[at.ERROR_PC // 4])
+    return pc if pc >= -1 else pc & 0xFFFFFFFF
 
 
 MESSAGES = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gpuvm.jit import layout as at
-from gpuvm.jit.emit import FIRST_LOCATION, Emitter, Shape
+from gpuvm.jit.emit import Emitter, Shape
 from gpuvm.jit.helpers import SIGNATURES
 from gpuvm.jit.native import Target
 
@@ -235,7 +235,7 @@ def module_ir(target: Target, em: Emitter, frame: Frame, inline: bool) -> str:
     body = "\n".join(em.out)
     # Line n + 1 is code offset n.
     locations = "".join(
-        f"!{FIRST_LOCATION + pc} = !DILocation(line: {pc + 1}, scope: !23)\n" for pc in sorted(em.locations)
+        f"!{number} = !DILocation(line: {pc + 1}, scope: !23)\n" for pc, number in em.locations.items()
     )
     hint = "alwaysinline" if inline and not frame.barriers else "noinline"
     return (
