@@ -110,7 +110,7 @@ class Interpreter:
         bx, by, bz = self.launch.block
         threads = [Thread((n % bx, n // bx % by, n // (bx * by)), n % 32) for n in range(bx * by * bz)]
         self.shared = bytearray(self.launch.shared_size)
-        self.locks: dict[int, Thread] = {}
+        self.locks: dict[tuple[str, int], Thread] = {}
         self.barriers: dict[int, int] = {}
         """Warps that only arrived (BAR.ARV), by barrier."""
         self.expected: dict[int, int] = {}
@@ -180,13 +180,20 @@ class Interpreter:
         self.pc = w.pc
         ins = self.fetch(w.pc)
         self.stats.warp_instructions += 1
-        self.check(w, ins)
+        regs = [op.base if isinstance(op, Mem) else op for op in (*ins.dst, *ins.src)]
+        named = [r for r in regs if isinstance(r, Reg) and r.index != 63]
+        if any(r.index + r.count > self.launch.registers for r in named):
+            raise Stop(ErrorKind.OUT_OF_RANGE_REGISTER, w.pc)
         after = w.pc + ins.size & M32
         lanes = [t for t in w.threads if w.active >> t.lane & 1]
         test = "T" if ins.name in ("CSET", "CSETP") else str(ins.mods.get("test", "T"))
         acting = [t for t in lanes if self.pred(t, ins.guard) and self.test(t, test)]
         mask = sum(1 << t.lane for t in acting)
+        if acting and self.unknown(ins, named):
+            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, self.pc)
         w.pc = after
+        if self.unknown(ins, named):
+            return
         control = getattr(self, "flow_" + ins.name, None)
         if control is not None:
             control(w, ins, acting, mask)
@@ -195,27 +202,21 @@ class Interpreter:
             if warp_wide is not None:
                 warp_wide(w, ins, acting)
             else:
-                operation = getattr(self, "op_" + ins.name, None)
-                if operation is None:
-                    raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, self.pc)
                 for t in acting:
-                    operation(t, ins)
+                    getattr(self, "op_" + ins.name)(t, ins)
         if ins.sync and w.waiting is None:
             self.join(w, mask)
 
-    def check(self, w: Warp, ins: Instruction) -> None:
-        """What is wrong with an instruction whoever executes it: registers, constant banks."""
-        bases = [op.base if isinstance(op, Mem) else op for op in (*ins.dst, *ins.src)]
-        regs = [r for r in bases if isinstance(r, Reg) and r.index != 63]
-        if any(r.index + r.count > self.launch.registers for r in regs):
-            raise Stop(ErrorKind.OUT_OF_RANGE_REGISTER, w.pc)
-        if any(r.index % {1: 1, 2: 2}.get(r.count, 4) for r in regs):
-            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, w.pc)
+    def unknown(self, ins: Instruction, named: list[Reg]) -> bool:
+        """Whether the chip could not execute it: an error where a thread acts, nothing where none does."""
+        if any(r.index % {1: 1, 2: 2}.get(r.count, 4) for r in named):
+            return True
         constants = [
             o for o in ins.src if isinstance(o, Const) or (isinstance(o, Mem) and o.space == "const")
         ]
         if any(op.bank >= 18 for op in constants):
-            raise Stop(ErrorKind.ILLEGAL_INSTRUCTION, w.pc)
+            return True
+        return not any(hasattr(self, prefix + ins.name) for prefix in ("op_", "warp_", "flow_"))
 
     # The reconvergence stack
 
@@ -1133,6 +1134,13 @@ class Interpreter:
 
     op_STL = op_STS = op_ST
 
+    def warp_LDLK(self, w: Warp, ins: Instruction, acting: list[Thread]) -> None:
+        """Global locks are fewer than addresses: 4096 for words of the launch's memory (our choice)."""
+        self.warp_LDSLK(w, ins, acting)
+
+    def lock_key(self, ins: Instruction, address: int) -> tuple[str, int]:
+        return ("shared", address >> 2) if "S" in ins.name[2:4] else ("global", address >> 2 & 0xFFF)
+
     def warp_LDSLK(self, w: Warp, ins: Instruction, acting: list[Thread]) -> None:
         for t in acting:
             m = ins.src[0]
@@ -1141,9 +1149,10 @@ class Interpreter:
             size = WIDTH[str(ins.mods["size"])]
             self.at(t, m, size, False)
             # Who does not get the lock sees the predicate false and gets no value (this project's choice).
-            free = address >> 2 not in self.locks
+            key = self.lock_key(ins, address)
+            free = key not in self.locks
             if free:
-                self.locks[address >> 2] = t
+                self.locks[key] = t
                 self.load_into(t, ins, ins.dst[1], m)
             self.put_pred(t, ins.dst[0], free)
 
@@ -1151,7 +1160,9 @@ class Interpreter:
         self.op_ST(t, ins)
         m = ins.src[0]
         assert isinstance(m, Mem)
-        self.locks.pop(self.address(t, m) >> 2, None)
+        self.locks.pop(self.lock_key(ins, self.address(t, m)), None)
+
+    op_STUL = op_STSUL
 
     def atomic(self, t: Thread, ins: Instruction) -> tuple[int, int]:
         """Perform it; (old value, bytes)."""
