@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpuvm.isa.instruction import Instruction, Mem, Pred, Reg
 from gpuvm.jit import layout as at
@@ -572,6 +572,17 @@ def load(m: Machine, ins: Instruction) -> None:
     mem = memory_operand(ins)
     w = mem_address(m, mem)
     load_access(m, ins, w, acc, acc.space == SPACE_SHARED or m.limits.uniform_loads)
+
+
+@operation("LD_LDU", "LDS_LDU")
+def load_two(m: Machine, ins: Instruction) -> None:
+    """Two loads in one word: both addresses are read before either result is written."""
+    mods = {**ins.mods, "size": mod_text(ins, "ldu_size", "32")}
+    first = replace(ins, name=ins.name.split("_")[0], dst=ins.dst[:1], src=ins.src[:1])
+    second = replace(ins, name="LDU", dst=ins.dst[1:], src=ins.src[1:], mods=mods)
+    address = mem_address(m, memory_operand(second))
+    load(m, first)
+    load_access(m, second, address, access_of(m, second), m.limits.uniform_loads)
 
 
 # Stores
