@@ -950,6 +950,64 @@ class Interpreter:
             value |= byte << 8 * i
         self.put(t, ins.dst[0], value)
 
+    # Video operations on one part of each register, as PTX describes them
+
+    def video(self, t: Thread, ins: Instruction, which: int) -> int:
+        op, kind = ins.src[which], str(ins.mods["atype" if which == 0 else "btype"])
+        select = str(ins.mods["asel" if which == 0 else "bsel"])
+        bits = {"": 32, "B": 8, "H": 16}[select[:1]]
+        low = bits * int(select[1:] or 0)
+        value = self.raw(t, op) >> low & ((1 << bits) - 1)
+        value = signed(value, bits) if kind[0] == "S" else value
+        assert isinstance(op, Reg | Imm)
+        return -value if op.neg else value
+
+    def video_put(self, t: Thread, ins: Instruction, value: int) -> None:
+        merge, kind = str(ins.mods["merge"]), str(ins.mods.get("dtype", "U32"))
+        bits = {"B": 8, "H": 16}.get(merge[:1], 32)
+        if ins.mods.get("sat"):
+            low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if kind[0] == "S" else (0, (1 << bits) - 1)
+            value = min(max(value, low), high)
+        c = self.raw(t, ins.src[2])
+        order = signed if kind[0] == "S" else (lambda x: x & M32)
+        if merge == "ACC":
+            value += c
+        elif merge in ("MIN", "MAX"):
+            value = (min if merge == "MIN" else max)(value & M32, c, key=order)
+        elif merge:
+            place = (1 << bits) - 1 << bits * int(merge[1:]) if bits == 16 else 255 << 8 * int(merge[1:])
+            shift = bits * int(merge[1:])
+            value = c & ~place | (value << shift & place)
+        self.put(t, ins.dst[0], value & M32)
+        self.flags(t, ins, value & M32)
+
+    def op_VADD(self, t: Thread, ins: Instruction) -> None:
+        self.video_put(t, ins, self.video(t, ins, 0) + self.video(t, ins, 1) + int(bool(ins.mods["po"])))
+
+    def op_VMNMX(self, t: Thread, ins: Instruction) -> None:
+        self.video_put(t, ins, (max if ins.mods["mx"] else min)(self.video(t, ins, 0), self.video(t, ins, 1)))
+
+    def op_VABSDIFF(self, t: Thread, ins: Instruction) -> None:
+        self.video_put(t, ins, abs(self.video(t, ins, 0) - self.video(t, ins, 1)))
+
+    def video_test(self, t: Thread, ins: Instruction) -> bool:
+        a, b = self.video(t, ins, 0), self.video(t, ins, 1)
+        return bool(COMPARE[str(ins.mods["cmp"])] & (1 if a < b else 2 if a == b else 4))
+
+    def op_VSET(self, t: Thread, ins: Instruction) -> None:
+        self.video_put(t, ins, int(self.video_test(t, ins)))
+
+    def op_VSETP(self, t: Thread, ins: Instruction) -> None:
+        self.setp_result(t, ins, self.video_test(t, ins), self.pred(t, ins.src[2]))
+
+    def op_VSHL(self, t: Thread, ins: Instruction) -> None:
+        count = self.video(t, ins, 1) & M32
+        count = count & 31 if ins.mods["w"] else min(count, 32)
+        a = self.video(t, ins, 0)
+        self.video_put(t, ins, a << count if ins.name == "VSHL" else a >> count)
+
+    op_VSHR = op_VSHL
+
     # Moves and predicates
 
     def op_MOV(self, t: Thread, ins: Instruction) -> None:
@@ -1124,6 +1182,18 @@ class Interpreter:
         self.put(t, Reg(dst.index, max(1, WIDTH[size] // 4)), value)
 
     op_LDU = op_LDL = op_LDS = op_LDC = op_LD
+
+    def op_LD_LDU(self, t: Thread, ins: Instruction) -> None:
+        """Both addresses are read before either result is written."""
+        values = []
+        for dst, m, size in zip(ins.dst, ins.src, (ins.mods["size"], ins.mods["ldu_size"]), strict=True):
+            assert isinstance(m, Mem)
+            value = self.load(t, m, WIDTH[str(size)])
+            values.append((dst, signed(value, WIDTH[str(size)] * 8) & M32 if str(size)[0] == "S" else value))
+        for dst, value in values:
+            self.put(t, dst, value)
+
+    op_LDS_LDU = op_LD_LDU
 
     def op_ST(self, t: Thread, ins: Instruction) -> None:
         m, data = ins.src

@@ -13,13 +13,11 @@ from gpuvm.isa.instruction import PT, Const, Imm, Instruction, Operand, Pred, Re
 from gpuvm.isa.rows import Row
 from gpuvm.isa.tables import ROWS, find
 
+SIMD = ("VADD", "VSEL", "VMNMX", "VABSDIFF", "VSET", "VSHL", "VSHR")
 NOT_EXECUTED = frozenset(
     [
-        "LD_LDU",
-        "LDS_LDU",
         "B2R",
         "RTT",
-        "VSETP",
         "VMAD",
         "VAVRG2",
         "VAVRG4",
@@ -42,11 +40,7 @@ NOT_EXECUTED = frozenset(
         "PIXLD",
         "OUT",
     ]
-) | {
-    f"{name}{width}"
-    for name in ["VADD", "VSEL", "VMNMX", "VABSDIFF", "VSET", "VSHL", "VSHR"]
-    for width in ("", "2", "4")
-}
+) | {f"{name}{width}" for name in SIMD for width in "24"}
 """Decoded, but no business of a compute kernel of this project: ILLEGAL_INSTRUCTION when reached."""
 CONTROL = frozenset(
     [
@@ -90,6 +84,8 @@ MEMORY = frozenset(
         "CCTL",
         "CCTLL",
         "MEMBAR",
+        "LD_LDU",
+        "LDS_LDU",
     ]
 )
 APPROXIMATE = frozenset({"MUFU"})
