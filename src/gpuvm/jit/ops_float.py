@@ -149,7 +149,7 @@ class Floats:
 
     def flush(self, a: FVal) -> FVal:
         """Denormals become zero of the same sign."""
-        tiny = self.cmp("olt", self.abs(a), self.const(2.0**-126))
+        tiny = self.cmp("olt", self.abs(a), self.const(2.0**-1022 if self.double else 2.0**-126))
         zero = self.call("llvm.copysign", self.const(0.0), a)
         return self.select(tiny, zero, a)
 
@@ -498,6 +498,9 @@ def sincos(m: Machine, fl: Floats, x: FVal, cosine: bool) -> FVal:
     value = fl.select(odd, cos, sine)
     minus = em.icmp("ne", em.ibin("and", q, em.const(2)), em.const(0))
     value = fl.select(minus, fl.neg(value), value)
+    if not cosine:
+        # The sine of a zero keeps its sign.
+        value = fl.select(fl.cmp("oeq", x, fl.const(0.0)), x, value)
     # Infinity and NaN give NaN.
     nothing = fl.sub(x, x)
     return fl.select(fl.cmp("uno", nothing, nothing), nothing, value)
@@ -512,6 +515,9 @@ def mufu(m: Machine, ins: Instruction) -> None:
         return
     x = fsource(m, ins.src[0], fl)
     one = fl.const(1.0)
+    # The chip knows no denormals here: they count as zero, and results that would be one are zero (where it matters).
+    if kind in ("RCP", "RSQ", "LG2"):
+        x = fl.flush(x)
     if kind == "RCP":
         value = fl.div(one, x)
     elif kind == "RSQ":
@@ -524,13 +530,15 @@ def mufu(m: Machine, ins: Instruction) -> None:
         value = sincos(m, fl, x, kind == "COS")
     else:
         raise Untranslatable(f"MUFU.{kind}")
+    if kind in ("RCP", "EX2", "SIN"):
+        value = fl.flush(value)
     if mod_bool(ins, "sat"):
         value = fl.saturate(value)
     m.put(dst(ins), fvalue(fl, value))
 
 
 def mufu_double(m: Machine, ins: Instruction, kind: str) -> None:
-    """High word of 1/x or 1/sqrt(x), x a double whose high word is the source."""
+    """High word of 1/x or 1/sqrt(x), x a double whose high word is the source; denormals are zero."""
     em = m.em
     dl = Floats(m, True)
     op = ins.src[0]
@@ -545,9 +553,10 @@ def mufu_double(m: Machine, ins: Instruction, kind: str) -> None:
             number = dl.abs(number)
         if op.neg:
             number = dl.neg(number)
+    number = dl.flush(number)
     if kind == "RSQ64H":
         number = dl.call("llvm.sqrt", number)
-    value = dl.div(dl.const(1.0), number)
+    value = dl.flush(dl.div(dl.const(1.0), number))
     lo, hi = em.wide_halves(dvalue(dl, value))
     del lo
     m.put(dst(ins), hi)
