@@ -56,6 +56,16 @@ def root_directory() -> Path:
     return Path(cache) / f"pocl-{SUITE}"
 
 
+def archive() -> str:
+    """The Debian archive that this machine's apt reads."""
+    listed = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Origin: Debian"]
+    lines = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\n")
+    sites = [line.split()[0] for line in lines if line and "security" not in line]
+    if not sites:
+        raise SystemExit("apt must know a Debian archive, but it lists none; run: apt-get update")
+    return sites[0]
+
+
 def prepare() -> Path:
     """Make the root if it is not there; its path.
 
@@ -77,7 +87,7 @@ def prepare() -> Path:
     print(f"unpacking Debian {SUITE} with PoCL into {root} (once, about two minutes) ...", file=sys.stderr)
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root)]
     # Suites newer than the installed debootstrap have no script of their own; they are laid out as sid is.
-    command += ["http://deb.debian.org/debian", "/usr/share/debootstrap/scripts/sid"]
+    command += [archive(), "/usr/share/debootstrap/scripts/sid"]
     log = root.with_suffix(".log")
     with log.open("w") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)
