@@ -20,7 +20,7 @@ from support.interpreter import Interpreter
 from support.machine import CODE_SIZE, DATA_SIZE, Memory
 from support.programs import LOCAL, SHARED, kernel
 
-LIMIT = 2.0
+LIMIT = 0.3
 """Seconds until a launch is told to stop."""
 BLOCKS = [(1, 1, 1), (32, 1, 1), (33, 1, 1), (5, 7, 3), (64, 1, 1)]
 LAYOUT_PROLOGUE = assemble(
@@ -36,7 +36,7 @@ def random_code(chance: Random) -> tuple[bytes, tuple[int, int, int]]:
         return random_words(chance), block
     if kind < 0.65:
         return LAYOUT_PROLOGUE + random_instructions(chance), block
-    return spoiled(chance, assemble(kernel(chance, block, chance.randrange(1, 4)))), block
+    return spoiled(chance, assemble(kernel(chance, block, chance.randrange(1, 3)))), block
 
 
 def run(memory: Memory, executor: Executor, seed: int) -> tuple[Outcome, Outcome | None]:
@@ -81,12 +81,12 @@ def judge(memory: Memory, executor: Executor, seed: int) -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_hostile_code(memory: Memory, single: Executor, part: int) -> None:
     single.translator.plan = Plan(general=part == 3)
-    for seed in range(50 * part, 50 * part + 50):
+    for seed in range(60 * part, 60 * part + (60 if part < 3 else 25)):
         judge(memory, single, seed)
 
 
 def test_nothing_is_left_open(memory: Memory, single: Executor) -> None:
-    """File descriptors, threads and mappings after a hundred kernels are those of before."""
+    """File descriptors, threads and mappings after many kernels are those of before."""
     judge(memory, single, 7)
 
     def state() -> tuple[int, int]:
@@ -94,7 +94,7 @@ def test_nothing_is_left_open(memory: Memory, single: Executor) -> None:
         return len(os.listdir("/proc/self/fd")), threading.active_count()
 
     before = state()
-    for seed in range(5000, 5030):
+    for seed in range(5000, 5010):
         judge(memory, single, seed)
     after = state()
     assert after[0] <= before[0], "file descriptors"

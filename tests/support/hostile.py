@@ -21,7 +21,7 @@ JUMPS = tuple(row for row in EXECUTED if any(f.kind == "target" for f in row.src
 
 def random_words(chance: Random) -> bytes:
     """Bits, nothing but bits; half of them with the guard "always", so that some get far."""
-    words = [chance.getrandbits(64) for _ in range(chance.randrange(1, 40))]
+    words = [chance.getrandbits(64) for _ in range(chance.randrange(1, 24))]
     return b"".join(
         struct.pack("<Q", w & ~(0xF << 10) | 7 << 10 if chance.random() < 0.5 else w) for w in words
     )
@@ -54,7 +54,7 @@ def tame(chance: Random, op: Operand, size: int) -> Operand:
 
 def random_instructions(chance: Random) -> bytes:
     """Instructions of every executed row, a third of them jumps, pushes and calls."""
-    count = chance.randrange(3, 60)
+    count = chance.randrange(3, 24)
     code = b""
     while len(code) < 8 * count:
         row = chance.choice(JUMPS if chance.random() < 0.3 else EXECUTED)
