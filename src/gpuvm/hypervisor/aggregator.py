@@ -20,6 +20,7 @@ from gpuvm.hypervisor.dispatcher import Dispatcher
 from gpuvm.hypervisor.errors import ExclusiveError, HypervisorError, OutOfResourcesError, UnknownModeError
 from gpuvm.hypervisor.full import FullGpu, Grant
 from gpuvm.hypervisor.interrupts import Interrupts
+from gpuvm.hypervisor.para.device import MulticallGpu, ParaGpu
 from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.passthrough import PassthroughGpu
 from gpuvm.hypervisor.physical import (
@@ -49,7 +50,7 @@ log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 PASSTHROUGH = PassthroughGpu.mode
-FULL_MODES: dict[str, type[FullGpu]] = {FullGpu.mode: FullGpu}
+FULL_MODES: dict[str, type[FullGpu]] = {kind.mode: kind for kind in (FullGpu, ParaGpu, MulticallGpu)}
 """Techniques under which virtual GPUs share the card, by name."""
 
 MODES = (PASSTHROUGH, *FULL_MODES)

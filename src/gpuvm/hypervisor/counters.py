@@ -44,6 +44,23 @@ class Counters:
     shadow_writes: int = 0
     hypercalls: int = 0
     """Guest frames whose machine frame had to be asked for."""
+    traps_call: int = 0
+    """Register accesses of a para-virtual GPU's call device, each a trap."""
+    calls_set_pgd: int = 0
+    calls_map_pgt: int = 0
+    calls_map: int = 0
+    calls_vm_flush: int = 0
+    calls_mem_alloc: int = 0
+    calls_mem_free: int = 0
+    calls_bar3_pgt: int = 0
+    calls_map_batch: int = 0
+    calls_map_sg_batch: int = 0
+    calls_unmap_batch: int = 0
+    calls_map_pgt_batch: int = 0
+    call_entries: int = 0
+    """Page-table and directory entries passed in calls."""
+    call_failures: int = 0
+    """Calls that ended in anything but success, calls of no slot included."""
     tlb_flushes: int = 0
     barrier_writes: int = 0
     """Writes to pages that hold an instance block, reflected into its shadow."""
@@ -70,7 +87,7 @@ class Counters:
 
     @property
     def traps(self) -> int:
-        """All trapped accesses, reads and writes of the three BARs."""
+        """All trapped accesses, reads and writes of the BARs."""
         return (
             self.traps_bar0_read
             + self.traps_bar0_write
@@ -78,7 +95,13 @@ class Counters:
             + self.traps_bar1_write
             + self.traps_bar3_read
             + self.traps_bar3_write
+            + self.traps_call
         )
+
+    @property
+    def calls(self) -> dict[str, int]:
+        """Calls of a para-virtual driver by operation."""
+        return {f.name[6:]: getattr(self, f.name) for f in fields(self) if f.name.startswith("calls_")}
 
     def as_dict(self) -> dict[str, int]:
         """The counters by name, for reports."""

@@ -63,23 +63,23 @@ class FullGpu(TrappedGpu):
         self.awaits_nonstall = False
         """Whether work was submitted since the last non-stall interrupt found this VM idle."""
         self.spaces = Spaces(self.memory, grant.pool, self.counters)
-        self.channels = [
-            ShadowChannel(
-                number,
-                grant.channels.base + number,
-                self.memory,
-                grant.pool,
-                self.spaces,
-                self.counters,
-                self._flush_space,
-            )
-            for number in range(grant.channels.size)
-        ]
+        self.channels = [self._make_channel(number) for number in range(grant.channels.size)]
         self._channel_blocks: dict[int, list[ShadowChannel]] = {}
         """Card address of a guest's page -> channels whose instance block it is."""
         self._bar_blocks: dict[int, set[int]] = {}
         """Card address of a guest's page -> apertures (1, 3) whose instance block it is."""
         self._submitted = [0] * grant.channels.size
+
+    def _make_channel(self, number: int) -> ShadowChannel:
+        return ShadowChannel(
+            number,
+            self._grant.channels.base + number,
+            self.memory,
+            self._grant.pool,
+            self.spaces,
+            self.counters,
+            self._flush_space,
+        )
 
     def reset(self) -> None:
         """Function-level reset: channels stop, shadows go, registers are as after power-on. Memory keeps its

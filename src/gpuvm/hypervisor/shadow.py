@@ -27,6 +27,7 @@ from gpuvm.hypervisor.tables import (
     PDE_VRAM,
     PTE_APERTURE,
     PTE_APERTURE_SHIFT,
+    PTE_PRESENT,
     SMALL_ENTRIES,
     SMALL_SHIFT,
     SPAN_SHIFT,
@@ -289,6 +290,24 @@ class BarTable:
         self.directory = None
         self._addresses.fill(-1)
         self.entries.fill(0)
+
+    def put(self, first: int, entries: Words) -> int:
+        """Set translated entries of pages `first`...; of those in system memory none is shown.
+
+        Returns
+        -------
+        int
+            Entries that changed.
+        """
+        entries = entries.copy()
+        present = (entries[:, 0] & np.uint32(PTE_PRESENT)) != 0
+        shown = present & ((entries[:, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE) == 0)
+        entries[~shown] = 0
+        end = first + len(entries)
+        self._addresses[first:end] = np.where(
+            shown, (entries[:, 0] >> np.uint32(4)).astype(np.int64) << np.int64(12), -1
+        )
+        return put(self.entries[first:end], entries)
 
     def rebuild(self, directory: int, limit: int, counters: Counters) -> None:
         """Read the tables of the aperture's first directory entry again.

@@ -129,3 +129,33 @@ def translate(entries: Words, memory: GuestMemory, shift: int, ram: Sequence[tup
     return Translation(
         out, len(where), int(np.count_nonzero(in_system)), len(where) - int(np.count_nonzero(allowed))
     )
+
+
+def translate_one(
+    entry: int, memory: GuestMemory, shift: int, ram: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Translate one entry as `translate` does a table of them.
+
+    Returns
+    -------
+    (int, int) or None
+        The two words, (0, 0) of an entry that is not present; None if the guest may not have it.
+    """
+    if not entry & PTE_PRESENT:
+        return 0, 0
+    low, high = entry & 0xFFFFFFFF, entry >> 32
+    frame, frames = low >> 4, 1 << (shift - 12)
+    aperture = high >> PTE_APERTURE_SHIFT & PTE_APERTURE
+    if frame % frames:
+        return None
+    if aperture == APERTURE_VRAM:
+        if frame + frames > memory.size >> 12:
+            return None
+        machine = frame + (memory.base >> 12)
+    elif aperture >= APERTURE_SNOOPED and any(
+        first >> 12 <= frame and frame + frames <= end >> 12 for first, end in ram
+    ):
+        machine = frame + (memory.window >> 12)
+    else:
+        return None
+    return machine << 4 & 0xFFFFFFFF | low & PTE_FLAGS, high & PTE_HIGH

@@ -76,13 +76,16 @@ class TrappedGpu(VirtualGpu):
         Pages of its poll area.
     """
 
+    own_bars: Sequence[Bar] = ()
+    """BARs that a technique adds to the physical GPU's."""
+
     def __init__(
         self, number: int, name: str, gpu: PhysicalGpu, part: Range, window: int, channels: int
     ) -> None:
         super().__init__(number, name, Counters())
         self._gpu = gpu
         self._gone = False
-        self._config = copy_identity(gpu.device, gpu.device.bars)
+        self._config = copy_identity(gpu.device, (*gpu.device.bars, *self.own_bars))
         self._pin = InterruptPin(self._config, self.counters)
         self.engines = VirtualEngines(gpu, self.counters, self._pin.set, self._reset_engines, self._is_busy)
         self.memory = GuestMemory(gpu.vram, part, window)
@@ -194,7 +197,7 @@ class TrappedGpu(VirtualGpu):
                 if self._poll >= 0 and 0 <= poll < self._poll_size:
                     return self._read_poll(poll, offset, size)
                 return self._read_aperture(self._frames1, offset, size)
-        return 0
+            return self._read_own(bar, offset, size)
 
     def write(self, bar: int, offset: int, size: int, value: int) -> None:
         counters = self.counters
@@ -219,6 +222,15 @@ class TrappedGpu(VirtualGpu):
                     self._write_poll(poll, offset, size, value)
                 else:
                     self._write_aperture(self._frames1, offset, size, value)
+            else:
+                self._write_own(bar, offset, size, value)
+
+    def _read_own(self, bar: int, offset: int, size: int) -> int:
+        """Read one of `own_bars`."""
+        return 0
+
+    def _write_own(self, bar: int, offset: int, size: int, value: int) -> None:
+        """Write one of `own_bars`."""
 
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
         with self.lock:

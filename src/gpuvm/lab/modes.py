@@ -31,6 +31,8 @@ MODES: dict[str, Mode] = {
         Mode("native", False, False, "the driver on the GPU itself, no hypervisor"),
         Mode("passthrough", False, True, "one machine has the GPU to itself"),
         Mode("fv-naive", True, True, "full virtualization as the original's, without its optimizations"),
+        Mode("pv-naive", True, True, "a driver that knows the hypervisor, one call for a page-table entry"),
+        Mode("pv-multicall", True, True, "a driver that knows the hypervisor, entries in batches"),
     )
 }
 """Every mode by its name, the baseline first."""

@@ -63,6 +63,7 @@ class Channel:
         self._put = 0
         self._ring = Ring(PUSH_SIZE, self.finished, self.wait, RING_ENTRIES - 2)
         self._doorbell = self._driver.fifo.doorbell(number)
+        self.directory = context.space.directory
         self.block: Instance = self._driver.fifo.new_block(
             number, context.space.directory_address, self.ring_address, RING_ENTRIES
         )

@@ -22,6 +22,7 @@ from gpuvm.guest.driver.hardware import (
 from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer
 from gpuvm.guest.driver.instance import Instance, InstanceMemory, Vram, vram_ranges
 from gpuvm.guest.driver.interrupts import Interrupts
+from gpuvm.guest.driver.para import CallDevice, hypercall_tables
 from gpuvm.guest.driver.space import AddressSpace
 from gpuvm.guest.driver.tables import HardwareTables, Tables
 from gpuvm.guest.machine import Machine
@@ -60,9 +61,15 @@ class Driver:
             raise NoDevice(f"PMC_BOOT_0 must name chipset {CHIPSET_GF100:03x} (GF100); it reads {boot:#010x}")
         self.function.enable()
         self.vram = Vram(vram_ranges(self.function))
-        self.memory = InstanceMemory(self.function, self.vram)
-        self.tables: Tables = HardwareTables(self.memory)
-        self.fifo = Fifo(self.function, self.memory)
+        self.calls = CallDevice.probe(self.function, machine)
+        self.tables: Tables
+        if self.calls is None:
+            self.memory = InstanceMemory(self.function, self.vram)
+            self.tables = HardwareTables(self.memory)
+        else:
+            self.tables = hypercall_tables(self.calls)
+            self.memory = InstanceMemory(self.function, self.vram, self.tables.window)
+        self.fifo = Fifo(self.function, self.memory, self.tables)
         self.graph = Graph(self.function)
         self.interrupts = Interrupts(self.function, self.graph.shape, self.fifo.subfifos, self._on_fault)
         machine.on_interrupt(self.function.device, self.interrupts.line.top_half)
@@ -139,7 +146,7 @@ class Driver:
     def add_channel(self, channel: Channel) -> None:
         """Put a channel on the playlist."""
         self._channels[channel.number] = channel
-        self.fifo.start(channel.number, channel.block)
+        self.fifo.start(channel.number, channel.block, channel.directory)
 
     def remove_channel(self, channel: Channel, kill: bool = False) -> None:
         """Take a channel off the playlist for good."""
@@ -168,6 +175,8 @@ class Driver:
             self.machine.on_interrupt(self.function.device, None)
             self.fifo.close()
             self.memory.close()
+            if self.calls is not None:
+                self.calls.close()
             self.function.disable()
 
     def _make_golden(self) -> None:

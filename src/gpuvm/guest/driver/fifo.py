@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 from gpuvm.guest.driver.errors import DeviceTimeout, OutOfMemory
 from gpuvm.guest.driver.function import Function
 from gpuvm.guest.driver.hardware import (
     BAR_VRAM,
     BIG_PAGE,
     BIG_SHIFT,
-    BIG_TABLE_SIZE,
-    DIRECTORY_SIZE,
     ENABLE_PFIFO,
     INSTANCE_DIRECTORY,
-    INSTANCE_LIMIT,
     INSTANCE_SIZE,
-    PDE_VRAM,
     PTE_PRESENT,
     SUBFIFO_STRIDE,
     USERD_GP_PUT,
@@ -25,6 +23,7 @@ from gpuvm.guest.driver.hardware import (
 )
 from gpuvm.guest.driver.instance import Instance, InstanceMemory
 from gpuvm.guest.driver.space import SPACE_LIMIT
+from gpuvm.guest.driver.tables import Tables
 
 CHANNELS = 128
 PLAYLIST_SIZE = 0x1000
@@ -47,9 +46,10 @@ class Fifo:
         PBDMA units.
     """
 
-    def __init__(self, function: Function, memory: InstanceMemory) -> None:
+    def __init__(self, function: Function, memory: InstanceMemory, tables: Tables) -> None:
         self._function = function
         self._memory = memory
+        self._tables = tables
         self._running: set[int] = set()
         self._numbers = set(range(1, CHANNELS))
         self._playlists = [memory.allocate(PLAYLIST_SIZE), memory.allocate(PLAYLIST_SIZE)]
@@ -116,8 +116,9 @@ class Fifo:
         self._function.device.write_block(BAR_VRAM, number * USERD_SIZE, bytes(0x100), 4)
         return block
 
-    def start(self, number: int, block: Instance) -> None:
+    def start(self, number: int, block: Instance, directory: int) -> None:
         """Put a channel on the playlist."""
+        self._tables.bind(number, directory)
         self._memory.flush()
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0xC0000000 | block.address >> 12)
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number + 4, 0x001F0001)
@@ -150,11 +151,14 @@ class Fifo:
     def remove(self, number: int) -> None:
         """Forget a stopped channel's instance block and free its number."""
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0)
+        self._tables.bind(number, 0)
         self._numbers.add(number)
 
     def close(self) -> None:
-        self._function.write(Reg.PBUS_BAR1_INSTANCE, 0)
-        for instance in [*self._playlists, *self._bar1]:
+        self._tables.show(0, 0)
+        for handle in self._bar1:
+            self._tables.free(handle)
+        for instance in self._playlists:
             instance.free()
         self._memory.vram.free(self._userd, self._userd_size)
 
@@ -169,24 +173,12 @@ class Fifo:
         function.write(Reg.PFIFO_PLAYLIST_COUNT, 0x01F00000 | len(self._running))
         function.wait(Reg.PFIFO_PLAYLIST_STATUS, 0x00100000, 0, "playlist update")
 
-    def _map_userd(self) -> list[Instance]:
+    def _map_userd(self) -> list[int]:
         """Make BAR1's address space and show the USERD area at its start."""
-        memory = self._memory
-        table = memory.allocate(BIG_TABLE_SIZE)
-        directory = memory.allocate(DIRECTORY_SIZE)
-        block = memory.allocate(INSTANCE_SIZE)
-        table.write(
-            0,
-            b"".join(
-                struct.pack("<Q", self._userd + at >> 8 | PTE_PRESENT)
-                for at in range(0, self._userd_size, 1 << BIG_SHIFT)
-            ),
-        )
-        directory.write(0, struct.pack("<II", PDE_VRAM | table.address >> 8, 0))
-        size = self._function.bar_sizes[BAR_VRAM]
-        block.write(INSTANCE_DIRECTORY, struct.pack("<Q", directory.address))
-        block.write(INSTANCE_LIMIT, struct.pack("<Q", size - 1))
-        memory.flush()
-        self._function.write(Reg.PBUS_BAR1_INSTANCE, 0x80000000 | block.address >> 12)
-        memory.flush_tlb(directory.address, hub=True)
-        return [table, directory, block]
+        tables = self._tables
+        directory, table = tables.new_directory(), tables.new_table(True)
+        tables.link(directory, 0, table, None)
+        first = np.arange(self._userd_size >> BIG_SHIFT, dtype=np.uint64) << np.uint64(BIG_SHIFT - 8)
+        tables.write(table, 0, np.uint64(self._userd >> 8 | PTE_PRESENT) + first)
+        tables.show(directory, self._function.bar_sizes[BAR_VRAM])
+        return [directory, table]

@@ -4,6 +4,8 @@ BAR3."""
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from gpuvm.guest.driver.errors import DriverError, OutOfMemory
 from gpuvm.guest.driver.function import Function
@@ -147,38 +149,82 @@ class Instance:
         self._memory.release(self)
 
 
-class InstanceMemory:
-    """Instance memory behind BAR3.
+class Window(Protocol):
+    """How pages come to be shown in BAR3."""
 
-    Its own page table is written through the PRAMIN window, switched on, and from then on through itself.
-    """
+    def set(self, offset: int, entries: Sequence[int]) -> None:
+        """Set the page-table entries of the pages from `offset` on; the CPU sees them when this returns."""
 
-    def __init__(self, function: Function, vram: Vram) -> None:
-        self.function = function
-        self.vram = vram
-        window = min(function.bar_sizes[BAR_INSTANCE], BAR3_WINDOW)
-        table_size = (window >> SMALL_SHIFT) * 8
-        self._offsets = RangeAllocator(0, window, SMALL_PAGE, "the BAR3 window")
+    def close(self) -> None:
+        """Show nothing any more."""
+
+
+class HardwareWindow:
+    """BAR3's page table in VRAM, written through the PRAMIN window, switched on, and from then on through
+    itself."""
+
+    def __init__(self, memory: InstanceMemory, size: int) -> None:
+        self._memory = memory
+        vram, function = memory.vram, memory.function
+        table_size = (size >> SMALL_SHIFT) * 8
         table = vram.allocate(table_size)
         directory = vram.allocate(DIRECTORY_SIZE)
         block = vram.allocate(INSTANCE_SIZE)
         self._boot = [(table, table_size), (directory, DIRECTORY_SIZE), (block, INSTANCE_SIZE)]
         self._directory = directory
         entries = bytearray(table_size)
-        offset = self._offsets.allocate(table_size)
+        self._table_offset = memory.reserve(table_size)
         for page in range(-(-table_size // SMALL_PAGE)):
             struct.pack_into(
-                "<Q", entries, (offset // SMALL_PAGE + page) * 8, _pte(table + page * SMALL_PAGE)
+                "<Q", entries, (self._table_offset // SMALL_PAGE + page) * 8, _pte(table + page * SMALL_PAGE)
             )
-        self._table_offset = offset
-        self.pramin(table, bytes(entries))
+        memory.pramin(table, bytes(entries))
         entry = bytearray(DIRECTORY_SIZE)
         struct.pack_into("<II", entry, 0, 0, PDE_VRAM | table >> 8)
-        self.pramin(directory, bytes(entry))
-        self.pramin(block, _address_space_block(directory, window))
-        self.flush()
+        memory.pramin(directory, bytes(entry))
+        memory.pramin(block, _address_space_block(directory, size))
+        memory.flush()
         function.write(Reg.PBUS_BAR3_INSTANCE, 0x80000000 | block >> 12)
-        self.flush_tlb(directory, hub=True)
+        memory.flush_tlb(directory, hub=True)
+
+    def set(self, offset: int, entries: Sequence[int]) -> None:
+        at = self._table_offset + (offset >> SMALL_SHIFT) * 8
+        self._memory.function.device.write_block(
+            BAR_INSTANCE, at, struct.pack(f"<{len(entries)}Q", *entries), 8
+        )
+        self._memory.flush()
+        self._memory.flush_tlb(self._directory, hub=True)
+
+    def close(self) -> None:
+        self._memory.function.write(Reg.PBUS_BAR3_INSTANCE, 0)
+        for address, size in self._boot:
+            self._memory.vram.free(address, size)
+
+
+class InstanceMemory:
+    """Instance memory behind BAR3.
+
+    Parameters
+    ----------
+    make_window : callable
+        Makes the `Window`, given this object and the bytes of BAR3 to use.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        vram: Vram,
+        make_window: Callable[[InstanceMemory, int], Window] = HardwareWindow,
+    ) -> None:
+        self.function = function
+        self.vram = vram
+        size = min(function.bar_sizes[BAR_INSTANCE], BAR3_WINDOW)
+        self._offsets = RangeAllocator(0, size, SMALL_PAGE, "the BAR3 window")
+        self._window = make_window(self, size)
+
+    def reserve(self, size: int) -> int:
+        """Take `size` bytes of the window; returns their offset."""
+        return self._offsets.allocate(size)
 
     def allocate(self, size: int, align: int = SMALL_PAGE, zero: bool = True) -> Instance:
         """Return `size` bytes of VRAM shown in BAR3.
@@ -211,13 +257,11 @@ class InstanceMemory:
             offset = self._offsets.allocate(size)
         except OutOfSpace as error:
             raise OutOfMemory(str(error)) from None
-        self._write_entries(
-            offset, b"".join(struct.pack("<Q", _pte(address + at)) for at in range(0, size, SMALL_PAGE))
-        )
+        self._window.set(offset, [_pte(address + at) for at in range(0, size, SMALL_PAGE)])
         return Instance(self, address, offset, size)
 
     def hide(self, instance: Instance) -> None:
-        self._write_entries(instance.offset, bytes(instance.size // SMALL_PAGE * 8))
+        self._window.set(instance.offset, [0] * (instance.size // SMALL_PAGE))
         self._offsets.free(instance.offset, instance.size)
 
     def release(self, instance: Instance) -> None:
@@ -225,9 +269,7 @@ class InstanceMemory:
         self.vram.free(instance.address, instance.size)
 
     def close(self) -> None:
-        self.function.write(Reg.PBUS_BAR3_INSTANCE, 0)
-        for address, size in self._boot:
-            self.vram.free(address, size)
+        self._window.close()
 
     def pramin(self, address: int, data: bytes) -> None:
         """Write VRAM through the PRAMIN window (1 MiB of VRAM, moved in steps of 64 KiB)."""
@@ -251,12 +293,6 @@ class InstanceMemory:
         function.write(Reg.PFB_TLB_DIRECTORY, directory >> 8)
         function.write(Reg.PFB_TLB_TRIGGER, 0x80000000 | (5 if hub else 1))
         function.wait(Reg.PFB_FLUSH_STATUS, 0x00008000, 0x00008000, "TLB flush")
-
-    def _write_entries(self, offset: int, entries: bytes) -> None:
-        at = self._table_offset + (offset >> SMALL_SHIFT) * 8
-        self.function.device.write_block(BAR_INSTANCE, at, entries, 8)
-        self.flush()
-        self.flush_tlb(self._directory, hub=True)
 
 
 def _pte(address: int) -> int:

@@ -94,11 +94,11 @@ class AddressSpace:
 
     def close(self) -> None:
         """Free the directory and the tables (no channel may use them any more)."""
+        self.tables.free(self.directory)
         for table in [*self._big.values(), *self._small.values()]:
             self.tables.free(table)
         self._big.clear()
         self._small.clear()
-        self.tables.free(self.directory)
 
     def _write(self, va: int, entries: Entries, shift: int, tables: dict[int, int]) -> None:
         self.stale = True

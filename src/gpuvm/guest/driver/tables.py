@@ -15,8 +15,12 @@ import numpy.typing as npt
 from gpuvm.guest.driver.hardware import (
     BIG_TABLE_SIZE,
     DIRECTORY_SIZE,
+    INSTANCE_DIRECTORY,
+    INSTANCE_LIMIT,
+    INSTANCE_SIZE,
     PDE_VRAM,
     SMALL_TABLE_SIZE,
+    Reg,
 )
 from gpuvm.guest.driver.instance import Instance, InstanceMemory
 
@@ -44,7 +48,13 @@ class Tables(Protocol):
         """Make the GPU forget cached translations of this directory."""
 
     def free(self, handle: int) -> None:
-        """Give a directory or table back."""
+        """Give back a table that no directory names any more, or a directory that nothing uses."""
+
+    def bind(self, channel: int, directory: int) -> None:
+        """Say, before a channel is started, which directory is its; 0 after it was stopped."""
+
+    def show(self, directory: int, size: int) -> None:
+        """Make a directory that of BAR1, `size` bytes of it; 0 for none."""
 
 
 class HardwareTables:
@@ -53,6 +63,7 @@ class HardwareTables:
     def __init__(self, memory: InstanceMemory) -> None:
         self._memory = memory
         self._objects: dict[int, Instance] = {}
+        self._bar1: Instance | None = None
         self.flushes = 0
 
     def new_directory(self) -> int:
@@ -82,6 +93,23 @@ class HardwareTables:
 
     def free(self, handle: int) -> None:
         self._objects.pop(handle).free()
+
+    def bind(self, channel: int, directory: int) -> None:
+        """The channel's instance block says it."""
+
+    def show(self, directory: int, size: int) -> None:
+        function = self._memory.function
+        if self._bar1 is not None:
+            function.write(Reg.PBUS_BAR1_INSTANCE, 0)
+            self._bar1.free()
+            self._bar1 = None
+        if directory:
+            block = self._bar1 = self._memory.allocate(INSTANCE_SIZE)
+            block.write(INSTANCE_DIRECTORY, struct.pack("<Q", directory))
+            block.write(INSTANCE_LIMIT, struct.pack("<Q", size - 1))
+            self._memory.flush()
+            function.write(Reg.PBUS_BAR1_INSTANCE, 0x80000000 | block.address >> 12)
+            self._memory.flush_tlb(directory, hub=True)
 
     def _new(self, size: int) -> int:
         instance = self._memory.allocate(size)

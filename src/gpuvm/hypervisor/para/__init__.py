@@ -1,0 +1,1 @@
+"""Para-virtualization: virtual GPUs whose guest's driver knows the hypervisor. See `docs/para.md`."""
