@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gpuvm.cli.main import app
+from gpuvm.lab.modes import MODES
 from gpuvm.lab.runner import Run
 from gpuvm.workloads import WORKLOADS
 from gpuvm.workloads.verdict import Verdict
@@ -56,7 +57,7 @@ def test_a_wrong_result_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--mode", "xen"), "gpuvm: --mode must be one of native, passthrough, fv-naive, got 'xen'\n"),
+        (("--mode", "xen"), f"gpuvm: --mode must be one of {', '.join(MODES)}, got 'xen'\n"),
         (("--workload", "HS,HOT"), f"gpuvm: --workload must be one of {', '.join(WORKLOADS)}, got 'HOT'\n"),
         (("--scheduler", "lottery"), "gpuvm: --scheduler must be one of direct, fifo, got 'lottery'\n"),
         (("--size", "huge"), "gpuvm: --size must be one of paper, small, got 'huge'\n"),

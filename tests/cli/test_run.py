@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from gpuvm.cli.main import app
 from gpuvm.cli.output import Prefixed
+from gpuvm.lab.modes import MODES
 
 COPY = """
 import sys
@@ -97,7 +98,7 @@ def test_a_program_s_own_error_is_its_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--mode", "xen"), "--mode must be one of native, passthrough, fv-naive, got 'xen'"),
+        (("--mode", "xen"), f"--mode must be one of {', '.join(MODES)}, got 'xen'"),
         (
             ("--mode", "native", "--vms", "2"),
             "--vms must be 1 with --mode native, which does not share the GPU, got 2",

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpuvm.cli.errors import CommandError
+from gpuvm.lab.modes import MODES
 
 
 class Commands(TyperGroup):
@@ -93,7 +94,7 @@ def demo(
 @app.command()
 def bench(
     mode: Annotated[
-        str, typer.Option(metavar="M[,M…]", help="native, passthrough, fv-naive, or all.")
+        str, typer.Option(metavar="M[,M…]", help=f"{', '.join(MODES)}, or all.")
     ] = "all",
     workload: Annotated[
         str,
@@ -140,7 +141,7 @@ def bench(
 def run_program(
     program: Annotated[Path, typer.Argument(metavar="PROGRAM.py", help="A program written for cuda-python.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments.")] = None,
-    mode: Annotated[str, typer.Option(metavar="M", help="native, passthrough or fv-naive.")] = "fv-naive",
+    mode: Annotated[str, typer.Option(metavar="M", help=f"One of {', '.join(MODES)}.")] = "fv-naive",
     vms: Annotated[
         int, typer.Option(min=1, max=64, help="Run it in this many virtual machines at once.")
     ] = 1,
