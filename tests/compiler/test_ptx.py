@@ -69,6 +69,25 @@ def test_ptx_1_4_truncates_the_product_of_mad(device: Device) -> None:
     assert np.array_equal(device.download(out, "f4", 50), truncated + b)
 
 
+def test_modules_of_the_first_nvccs(device: Device) -> None:
+    """Local variables at module level, and prototypes that end with their line."""
+    module = device.load(
+        """.version 2.1
+        .target sm_20
+        .visible .func (.param .s32 result) twice (.param .s32 x)
+
+        .local .u32 %L1[2];
+        .entry sequence (.param .u64 p) {
+         .reg .u32 %r<9>; .reg .u64 %rd<3>;
+         mov.u32 %r0, %tid.x; mov.u32 %r1, %L1; st.local.u32 [%r1+4], %r0; ld.local.u32 %r2, [%L1+4];
+         ld.param.u64 %rd0, [p]; mul.wide.u32 %rd1, %r0, 4; add.u64 %rd0, %rd0, %rd1;
+         st.global.u32 [%rd0], %r2; exit; }"""
+    )
+    out = device.allocate(128)
+    assert module.launch("sequence", 1, 32, out).error is None
+    assert device.download(out, "u4", 32).tolist() == list(range(32))
+
+
 def test_addresses_of_32_bits(device: Device) -> None:
     module = device.load(
         """.version 3.2

@@ -17,6 +17,7 @@ TYPES = frozenset((
     "b128", "f16", "f16x2", "bf16", "bf16x2", "f32", "f64", "pred", "texref", "samplerref", "surfref",
 ))  # fmt: skip
 LINKAGE = frozenset((".extern", ".visible", ".weak", ".common"))
+MODULE_LEVEL = LINKAGE | {".func", ".entry", ".global", ".const", ".shared", ".file", ".section"}
 # Directives with numbers that say something about a kernel.
 TUNING = frozenset((".maxntid", ".reqntid", ".minnctapersm", ".maxnreg", ".maxnctapersm", ".noreturn"))
 MAXIMUM_DEPTH = 64
@@ -72,6 +73,7 @@ class Parser(Expression):
                 self.declaration(module)
         if not module.version[0]:
             raise CompileError("a PTX module starts with .version")
+        _adopt_locals(module)
         if not explicit and any(_addresses_are_wide(f.body or ()) for f in module.functions):
             module.address_size = 64
         return module
@@ -123,6 +125,10 @@ class Parser(Expression):
                 into["noinline"] = ()
             elif token.text in (".unified",):
                 continue
+            elif token.text in MODULE_LEVEL:
+                # nvcc 3 ends a prototype with the line, not with a semicolon.
+                self.back()
+                return
             else:
                 raise unsupported(token.text, token.line, "the directive belongs to later chips")
 
@@ -502,6 +508,21 @@ class Parser(Expression):
     def skip_to_semicolon(self) -> None:
         while self.next().kind not in (";", ""):
             pass
+
+
+def _adopt_locals(module: ast.Module) -> None:
+    """Old PTX lets a .local variable stand at module level; each kernel's threads have one of their own."""
+    shared = [v for v in module.variables if v.space == "local"]
+    if not shared:
+        return
+    if any(f.body is not None and not f.entry for f in module.functions):
+        raise unsupported(
+            f".local {shared[0].name} at module level", shared[0].line, "declare it inside the function"
+        )
+    module.variables = [v for v in module.variables if v.space != "local"]
+    for f in module.functions:
+        if f.body is not None:
+            f.body = (*shared, *f.body)
 
 
 def _addresses_are_wide(body: tuple[ast.Statement, ...]) -> bool:
