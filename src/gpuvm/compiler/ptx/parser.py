@@ -17,7 +17,7 @@ TYPES = frozenset((
     "b128", "f16", "f16x2", "bf16", "bf16x2", "f32", "f64", "pred", "texref", "samplerref", "surfref",
 ))  # fmt: skip
 LINKAGE = frozenset((".extern", ".visible", ".weak", ".common"))
-MODULE_LEVEL = LINKAGE | {".func", ".entry", ".global", ".const", ".shared", ".file", ".section"}
+MODULE_LEVEL = LINKAGE | {".func", ".entry", ".global", ".const", ".shared", ".local", ".file", ".section"}
 # Directives with numbers that say something about a kernel.
 TUNING = frozenset((".maxntid", ".reqntid", ".minnctapersm", ".maxnreg", ".maxnctapersm", ".noreturn"))
 MAXIMUM_DEPTH = 64
