@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from gpuvm.vmm.sizes import parse_size
+
 USAGE = 2
 """Exit status: the request itself is wrong."""
 FAILED = 1
@@ -71,9 +73,7 @@ def save(path: Path, data: bytes) -> None:
 
 def size_bytes(what: str, text: str) -> int:
     """Read a size such as `256M`, `1G`, `65536` or `512MiB` as bytes (K, M, G are powers of 1024)."""
-    number = text.strip().upper().removesuffix("IB").removesuffix("B")
-    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(number[-1:], 1)
-    digits = number[:-1] if factor > 1 else number
-    if not digits.isdecimal() or int(digits) == 0:
-        raise CommandError(f"{what} must be a size such as 256M or 1G, got {text!r}")
-    return int(digits) * factor
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise CommandError(f"{what} must be {error}") from None

@@ -207,3 +207,134 @@ def asm(
     from gpuvm.cli import code as command
 
     command.assemble_file(source, output)
+
+
+@app.command()
+def serve(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="What to serve; flags win over it.")
+    ] = None,
+    vms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vm",
+            metavar="NAME[,KEY=VALUE…]",
+            help="Serve a VM: socket, mode, vram, channels, weight, cap, write_multiple, sealed. Repeatable.",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(metavar="SOCKET", help="Path of the control socket for gpuvm ctl.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(metavar="S", help="Who is next on the GPU.")] = None,
+    profile: Annotated[str | None, typer.Option(metavar="NAME", help="Which card the GPU is.")] = None,
+    vram: Annotated[
+        str | None, typer.Option("--gpu-memory", metavar="SIZE", help="Video memory of the GPU, e.g. 2G.")
+    ] = None,
+    watchdog: Annotated[
+        float | None, typer.Option(min=0, help="Kill a kernel that runs longer (seconds); 0: never.")
+    ] = None,
+    drain: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that submitted work may take when the daemon ends.")
+    ] = None,
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Log clients and changes (-vv: all).")
+    ] = 0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log a JSON object a line.")] = False,
+) -> None:
+    """Share the GPU among virtual machines: each one's virtual GPU on a vfio-user socket.
+
+    Prints one line when everything is served, runs until SIGTERM, Ctrl-C or gpuvm ctl stop.
+    """
+    from gpuvm.cli import serve as command
+
+    flags = {"control": control, "scheduler": scheduler, "drain": drain}
+    gpu = {"profile": profile, "vram": vram, "watchdog": watchdog}
+    command.serve(config, flags, gpu, vms or [], verbose, log_json)
+
+
+ctl = typer.Typer(no_args_is_help=True, help="Look at a daemon that gpuvm serve runs, and change it.")
+app.add_typer(ctl, name="ctl")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VmName = Annotated[str, typer.Argument(metavar="NAME", help="A VM's name.")]
+
+
+@ctl.callback()
+def _ctl_options(
+    context: typer.Context,
+    socket: Annotated[
+        str, typer.Option("--socket", "-s", metavar="SOCKET", help="The daemon's control socket.")
+    ] = "",
+) -> None:
+    context.obj = socket
+
+
+@ctl.command("list")
+def ctl_list(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the VMs and what they have."""
+    from gpuvm.cli import ctl as command
+
+    command.show(context.obj, as_json)
+
+
+@ctl.command("add")
+def ctl_add(
+    context: typer.Context,
+    vm: Annotated[str, typer.Argument(metavar="NAME[,KEY=VALUE…]", help="As --vm of gpuvm serve.")],
+) -> None:
+    """Serve one more VM; prints its socket."""
+    from gpuvm.cli import ctl as command
+
+    command.add(context.obj, vm)
+
+
+@ctl.command("remove")
+def ctl_remove(context: typer.Context, name: VmName) -> None:
+    """End a VM's session and give back all that it had."""
+    from gpuvm.cli import ctl as command
+
+    command.remove(context.obj, name)
+
+
+@ctl.command("reset")
+def ctl_reset(context: typer.Context, name: VmName) -> None:
+    """Reset a VM's virtual GPU; the others do not notice."""
+    from gpuvm.cli import ctl as command
+
+    command.reset(context.obj, name)
+
+
+@ctl.command("set")
+def ctl_set(
+    context: typer.Context,
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME] KEY=VALUE…", help="scheduler=S for all; weight=N, cap=PERCENT of a VM."
+        ),
+    ],
+) -> None:
+    """Change the scheduler, or a VM's weight or cap, while it works."""
+    from gpuvm.cli import ctl as command
+
+    command.change(context.obj, settings)
+
+
+@ctl.command("top")
+def ctl_top(
+    context: typer.Context,
+    interval: Annotated[float, typer.Option("-i", "--interval", min=0.1, help="Seconds.")] = 1.0,
+    count: Annotated[int, typer.Option("-n", "--count", min=0, help="Stop after so many; 0: never.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what each VM does, second by second: device share, traps, launches, memory."""
+    from gpuvm.cli import ctl as command
+
+    command.top(context.obj, interval, count, as_json)
+
+
+@ctl.command("stop")
+def ctl_stop(context: typer.Context) -> None:
+    """End the daemon; returns when it is gone."""
+    from gpuvm.cli import ctl as command
+
+    command.stop(context.obj)

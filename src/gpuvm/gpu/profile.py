@@ -42,3 +42,6 @@ QUADRO_6000 = Profile("Quadro 6000", 0x06D8, 0x10DE, 0x076F, (4, 4, 3, 3))
 
 SMALL = Profile("GF100, one multiprocessor", 0x06D8, 0x10DE, 0x076F, (1,), max_partitions=1)
 """The least that a driver takes; for tests."""
+
+PROFILES: dict[str, Profile] = {"quadro-6000": QUADRO_6000, "small": SMALL}
+"""Every product by the name that configurations give it."""

@@ -226,6 +226,31 @@ class Aggregator:
             else:
                 log.error("the GPU did not let go of a channel; its memory stays taken", vm=vgpu.name)
 
+    def share(self, vgpu: VirtualGpu) -> tuple[Range, Range]:
+        """Bytes of the card's video memory and physical channels that a virtual GPU has; pass-through has
+        all."""
+        grant = self._grants.get(vgpu.id)
+        if grant is None:
+            return Range(0, self.gpu.vram.size), Range(0, POLL_PAGES)
+        return grant.vram, grant.channels
+
+    def is_idle(self, vgpu: VirtualGpu) -> bool:
+        """Whether all that a virtual GPU's guest submitted has run (or will not, until something else
+        happens)."""
+        if vgpu.mode == PASSTHROUGH:
+            return self.gpu.read(PGRAPH_STATUS) == 0
+        share = self.dispatcher.scheduler.shares.get(vgpu.id)
+        in_flight = isinstance(vgpu, FullGpu) and vgpu.in_flight
+        return not in_flight and (share is None or share.queued == 0)
+
+    def recycle(self, vgpu: VirtualGpu) -> None:
+        """Make a virtual GPU as it was created, for its next VM: reset, its memory zero."""
+        vgpu.reset()
+        with self.lock:
+            if self._vgpus.get(vgpu.id) is vgpu:
+                memory, _ = self.share(vgpu)
+                self.gpu.vram.zero(memory.base, memory.size)
+
     def virtual_gpus(self) -> tuple[VirtualGpu, ...]:
         """All virtual GPUs there are."""
         with self.lock:

@@ -8,6 +8,7 @@ client's memory becomes the `BusMemory` that the device's DMA reaches.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 from gpuvm.pci.device import PciDevice
@@ -79,7 +80,9 @@ class ClientBus(BusMemory):
             raise DmaError(fault.address) from fault
 
 
-def endpoint(device: PciDevice, limits: Limits | None = None) -> Endpoint:
+def endpoint(
+    device: PciDevice, limits: Limits | None = None, gone: Callable[[], None] = lambda: None
+) -> Endpoint:
     """Plug a device into a bus and interrupts that clients provide later, and describe it to them.
 
     Parameters
@@ -87,6 +90,8 @@ def endpoint(device: PciDevice, limits: Limits | None = None) -> Endpoint:
     device : PciDevice
         Stays its owner's; connected here.
     limits : Limits, optional
+    gone : callable
+        See `Endpoint`.
     """
     limits = limits or Limits()
     bus = ClientBus()
@@ -109,7 +114,7 @@ def endpoint(device: PciDevice, limits: Limits | None = None) -> Endpoint:
         partial(_write_config, device),
     )
     device.connect(bus, interrupts)
-    return Endpoint(regions, interrupts, table, device.reset, limits)
+    return Endpoint(regions, interrupts, table, device.reset, gone, limits)
 
 
 def vectors(device: PciDevice) -> dict[IrqIndex, int]:

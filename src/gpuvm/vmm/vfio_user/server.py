@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import socket
-import stat
 import threading
 import time
 from pathlib import Path
@@ -15,13 +12,17 @@ from types import TracebackType
 
 from gpuvm.vmm.vfio_user.channel import Channel
 from gpuvm.vmm.vfio_user.errors import VfioUserError
+from gpuvm.vmm.vfio_user.listener import Listener
 from gpuvm.vmm.vfio_user.protocol import HEADER_SIZE
-from gpuvm.vmm.vfio_user.session import Endpoint, Session
+from gpuvm.vmm.vfio_user.session import Endpoint, Session, State
 
 log = logging.getLogger(__name__)
 
 _GRACE_S = 1.0
 """How long a new client waits for the one before to be gone; the end of a killed one is seen at once."""
+
+_RELEASE_S = 10.0
+"""How long it waits for the device to be through with the one before, which is gone."""
 
 _BUSY_S = 1.0
 """How long a client that is turned away may take to say its first word."""
@@ -59,18 +60,7 @@ class Server:
         self._closed = False
         self.clients = 0
         """Clients served, the present one included."""
-        _remove_stale(self.path)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            before = os.umask(0o177)
-            try:
-                self._listener.bind(os.fspath(self.path))
-            finally:
-                os.umask(before)
-            self._listener.listen()
-        except OSError:
-            self._listener.close()
-            raise
+        self._listener = Listener(self.path)
         self._accepting = threading.Thread(
             target=self._accept, name=f"vfio-user {self.path.name}", daemon=True
         )
@@ -79,7 +69,14 @@ class Server:
     @property
     def session(self) -> Session | None:
         """The present client's session."""
-        return self._session
+        session = self._session
+        return None if session is None or session.state is State.CLOSED else session
+
+    @property
+    def busy(self) -> bool:
+        """Whether a client is served, or has gone and the device is not through with it."""
+        thread = self._serving
+        return thread is not None and thread.is_alive()
 
     def disconnect(self) -> None:
         """End the present client's session, if there is one; others may connect."""
@@ -95,13 +92,10 @@ class Server:
             if self._closed:
                 return
             self._closed = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.shut_down()
         self._accepting.join()
-        self._listener.close()
         self.disconnect()
-        with contextlib.suppress(OSError):
-            self.path.unlink()
+        self._listener.close()
 
     def __enter__(self) -> Server:
         return self
@@ -114,7 +108,7 @@ class Server:
     def _accept(self) -> None:
         while not self._closed:
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = self._listener.socket.accept()
             except OSError as error:
                 if self._closed or error.errno in (errno.EINVAL, errno.EBADF):
                     return
@@ -127,11 +121,9 @@ class Server:
                 sock.close()
 
     def _admit(self, sock: socket.socket) -> None:
-        if self._serving is not None:
-            self._serving.join(_GRACE_S)
-            if self._serving.is_alive():
-                _turn_away(sock)
-                return
+        if not self._free():
+            _turn_away(sock)
+            return
         session = Session(sock, self.endpoint, self._write_multiple)
         thread = threading.Thread(
             target=self._serve, args=(session,), name=f"vfio-user {self.path.name} client", daemon=True
@@ -139,6 +131,17 @@ class Server:
         self.clients += 1
         self._session, self._serving = session, thread
         thread.start()
+
+    def _free(self) -> bool:
+        """Wait until the client before is gone and the device through with it."""
+        before, session = self._serving, self._session
+        begin = time.monotonic()
+        while before is not None and before.is_alive() and not self._closed:
+            releasing = session is None or session.state is State.CLOSED
+            if time.monotonic() - begin > (_RELEASE_S if releasing else _GRACE_S):
+                return False
+            before.join(_RETRY_S)
+        return not self._closed
 
     def _serve(self, session: Session) -> None:
         session.run()
@@ -156,19 +159,3 @@ def _turn_away(sock: socket.socket) -> None:
         pass
     finally:
         channel.close()
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "the path of a socket must be free or a socket", str(path))
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_BUSY_S)
-        try:
-            probe.connect(os.fspath(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(errno.EADDRINUSE, "another server listens on this socket", str(path))

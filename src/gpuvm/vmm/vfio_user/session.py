@@ -103,12 +103,15 @@ class Endpoint:
         What the client at the moment lets the device reach.
     reset : callable
         Do a function-level reset.
+    gone : callable
+        A client has gone; called on the thread that served it while the device still reaches its memory.
     """
 
     regions: Sequence[Region]
     interrupts: Interrupts = field(default_factory=lambda: Interrupts({}))
     dma: DmaTable = field(default_factory=DmaTable)
     reset: Callable[[], None] = lambda: None
+    gone: Callable[[], None] = lambda: None
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
@@ -216,7 +219,8 @@ class Session:
             for waiter in self._waiters.values():
                 waiter.error = errno.ENOTCONN
                 waiter.done.set()
-        for release in (self.endpoint.interrupts.disarm, self.endpoint.dma.clear):
+        endpoint = self.endpoint
+        for release in (endpoint.interrupts.disarm, endpoint.gone, endpoint.dma.clear):
             try:
                 release()
             except Exception:
