@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuvm.vmm.vfio_user.errors import InvalidRequest
@@ -47,6 +47,7 @@ def test_every_command_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_record_comes_back(codec: Codec[Any], data: st.DataObject) -> None:
     values = [data.draw(st.integers(0, (1 << BITS[code]) - 1), name) for name, code in codec.fields]
