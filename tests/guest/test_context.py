@@ -104,6 +104,13 @@ def test_contexts_stack_by_thread(cuda: Cuda) -> None:
     assert cuda.cuMemAlloc(4) == (E.CUDA_ERROR_INVALID_CONTEXT, None)
 
 
+def test_a_context_is_made_as_cuda_python_12_and_13_do(cuda: Cuda) -> None:
+    for arguments in ((0, 0), (None, 0, 0)):
+        context = ok(cuda.cuCtxCreate(*arguments))
+        assert int(ok(cuda.cuCtxGetCurrent())) == int(context)
+        ok(cuda.cuCtxDestroy(context))
+
+
 def test_a_context_destroyed_under_a_thread_is_an_error_there(cuda: Cuda) -> None:
     context = ok(cuda.cuCtxCreate(0, 0))
     ok(cuda.cuCtxPushCurrent(context))

@@ -72,8 +72,9 @@ class ContextApi(ApiBase):
         return CUcontext(context.handle)
 
     @entry
-    def cuCtxCreate(self, flags: Any, dev: Any) -> Any:
-        return self._create(flags, dev)
+    def cuCtxCreate(self, flags: Any, dev: Any, device: Any = None) -> Any:
+        # cuda-python 13 gave this name the three parameters of cuCtxCreate_v4; programs for either must run.
+        return self._create(flags, dev) if device is None else self._create_with(flags, dev, device)
 
     @entry
     def cuCtxCreate_v3(self, paramsArray: Any, numParams: Any, flags: Any, dev: Any) -> Any:
@@ -83,6 +84,9 @@ class ContextApi(ApiBase):
 
     @entry
     def cuCtxCreate_v4(self, ctxCreateParams: Any, flags: Any, dev: Any) -> Any:
+        return self._create_with(ctxCreateParams, flags, dev)
+
+    def _create_with(self, ctxCreateParams: Any, flags: Any, dev: Any) -> Any:
         if ctxCreateParams is not None and (
             ctxCreateParams.numExecAffinityParams
             or ctxCreateParams.execAffinityParams
