@@ -7,6 +7,7 @@ import struct
 import pytest
 
 from gpuvm.gpu import QUADRO_6000
+from gpuvm.gpu.profile import GTX_480, SMALL
 
 MIB = 1 << 20
 
@@ -38,11 +39,7 @@ def test_the_prom_holds_an_image_that_names_this_card(rig):
         chr(image[at]): struct.unpack_from("<HH", image, at + 2)
         for at in range(bit + 12, bit + 12 + size * count, size)
     }
-    assert set(entries) == {"i", "I", "D", "M"}
-    length, at = entries["i"]
-    assert length >= 15
-    assert image[at + 3] == 0x70
-    assert entries["I"][0] >= 14
+    assert {"i", "I", "D", "M", "P"} <= set(entries)
 
 
 @pytest.mark.parametrize("vram", [64 * MIB, 1 << 30, 6 << 30])
@@ -62,6 +59,41 @@ def test_a_quadro_6000_has_fourteen_multiprocessors_in_four_clusters(new_rig):
     clusters = rig.rd(0x409604) & 0x1F
     assert [rig.rd(0x502608 + 0x8000 * at) for at in range(clusters)] == [4, 4, 3, 3]
     assert (rig.rd(0x22430), rig.rd(0x22434)) == (4, 4)
+
+
+def test_a_gtx_480_has_fifteen_of_sixteen_multiprocessors(new_rig):
+    rig = new_rig(profile=GTX_480)
+    assert rig.gpu.config_read(0, 4) == 0x06C010DE
+    assert [rig.rd(0x502608 + 0x8000 * at) for at in range(rig.rd(0x409604) & 0x1F)] == [4, 4, 4, 3]
+
+
+@pytest.mark.parametrize(
+    ("profile", "core", "memory"), [(QUADRO_6000, 574, 1494), (GTX_480, 700, 1848), (SMALL, 405, 324)]
+)
+def test_the_clock_tree_reads_as_the_fastest_level(new_rig, profile, core, memory):
+    """As a driver works them out: reference * N / M / P of the PLL that is selected."""
+    rig = new_rig(profile=profile)
+
+    def pll(at, reference):
+        assert rig.rd(at) & 1
+        setting = rig.rd(at + 4)
+        return reference * (setting >> 8 & 0xFF) // (setting & 0xFF) // (setting >> 16 & 0x3F)
+
+    assert rig.rd(0x137100) & 1
+    assert abs(pll(0x137000, 27000) / 2000 - core) < 5
+    assert rig.rd(0x1373F0) & 2
+    assert abs(pll(0x132000, pll(0x132020, 27000)) / 1000 - memory) < 5
+    common = pll(0xE800, 27000)
+    setting = rig.rd(0x137250 + 4 * 8)
+    assert setting >> 31
+    assert 100_000 < common * 2 // ((setting & 0x3F) + 2) < 800_000
+
+
+def test_sensors_and_fuses_say_something(rig):
+    assert rig.rd(0x212A8) == 1
+    assert 20 < rig.rd(0x20400) < 95
+    assert rig.rd(0x212CC) > 0
+    assert rig.rd(0xE728) & 0xFFFF
 
 
 def test_pbdmas_are_counted_by_the_bits_that_stick(rig):

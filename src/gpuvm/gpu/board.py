@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from gpuvm.gpu.clocks import COMMON_KHZ, CRYSTAL_KHZ, PLL_ON, blocks, coefficients
 from gpuvm.gpu.engine import Engine
-from gpuvm.registers.access import R
+from gpuvm.registers.access import W1C, R
 from gpuvm.registers.declare import Block, Register, Scratch
 
 CRYSTAL_27_MHZ = 0x00000000
-NO_DISPLAY = 0x1
 POSTED = 0x2
+NO_DISPLAY, NO_VIDEO, NO_COPY = 0x1, 0x6, 0x300
+"""Bits of HW_MISC_DISABLE."""
+
+TEMPERATURE_C = 55
+FAN_RPM, FAN_DUTY, FAN_DIVIDER = 1800, 405, 1080
+"""What the sensors and the fan's modulator say: 25 kHz, 37.5 %."""
 
 PSTRAPS = Block(
     "PSTRAPS",
@@ -25,14 +31,38 @@ PSTRAPS = Block(
     doc="Straps",
 )
 
+PNVIO = Block(
+    "PNVIO",
+    0x00D000,
+    0x3000,
+    (
+        Register(0x1114, "PWM0_DIVIDER", reset=FAN_DIVIDER, doc="of the crystal"),
+        Register(0x1118, "PWM0_DUTY", reset=FAN_DUTY),
+        Register(0x128C, "GPIO_SPECIAL_1", reset=1, doc="bit 0: line 16 is the output of modulator 0"),
+        Register(0x1720, "TACH_CTRL", doc="bit 0 on, line in bits 16-20"),
+        Register(0x1728, "TACH_COUNT", R, reset=FAN_RPM * 2 // 60, doc="half turns in the last second"),
+        Register(0x1800, "SPPLL0_CTRL", reset=PLL_ON),
+        Register(0x1804, "SPPLL0_COEF", reset=coefficients(COMMON_KHZ, CRYSTAL_KHZ)),
+    ),
+    (Scratch(0, 0x2FFC, "GPIO and I2C lines, nothing attached"),),
+    doc="GPIO, fan and common clock",
+)
+
+PTHERM = Block(
+    "PTHERM",
+    0x020000,
+    0x1000,
+    (
+        Register(0x100, "INTR", W1C),
+        Register(0x400, "TEMP", R, reset=TEMPERATURE_C, doc="degrees Celsius"),
+    ),
+    (Scratch(0, 0xFFC, "alarm thresholds, never reached"),),
+    doc="Temperature",
+)
+
 INERT = (
     Block("PPCI_MISC", 0x08A000, 0x1000, scratch=(Scratch(0, 0xFFC, "bus link controls"),)),
-    Block("PNVIO", 0x00D000, 0x3000, scratch=(Scratch(0, 0x2FFC, "GPIO and I2C lines, nothing attached"),)),
-    Block("PTHERM", 0x020000, 0x1000, scratch=(Scratch(0, 0xFFC, "fan and temperature, no alarm"),)),
-    Block("PFUSE", 0x021000, 0x1000, scratch=(Scratch(0, 0xFFC, "fuses, none blown"),)),
     Block("PXBAR", 0x13C000, 0x4000, scratch=(Scratch(0, 0x3FFC, "crossbar clock gating"),)),
-    Block("PCLOCK", 0x137000, 0x1000, scratch=(Scratch(0, 0xFFC, "clock roots and dividers"),)),
-    Block("PMPLL", 0x132000, 0x1000, scratch=(Scratch(0, 0xFFC, "memory clock"),)),
     Block("PCOUNTER", 0x1B0000, 0x10000, scratch=(Scratch(0, 0xFFFC, "performance counters, all zero"),)),
     Block(
         "PPCOUNTER",
@@ -53,6 +83,18 @@ class Board(Engine):
 
     def blocks(self) -> tuple[Block, ...]:
         profile, partitions = self.gpu.profile, self.gpu.partitions
+        absent = NO_DISPLAY | NO_VIDEO | (0 if profile.copy_engines else NO_COPY)
+        fuses = Block(
+            "PFUSE",
+            0x021000,
+            0x1000,
+            (
+                Register(0x2A8, "TEMP_SENSOR", R, reset=1, doc="the die's sensor is calibrated"),
+                Register(0x2CC, "SPEEDO", R, reset=profile.speedo, doc="leakage class of the die"),
+            ),
+            (Scratch(0, 0xFFC, "other fuses, none blown"),),
+            doc="Fuses",
+        )
         units = Block(
             "PUNITS",
             0x022400,
@@ -62,9 +104,7 @@ class Board(Engine):
                 Register(0x030, "DESIGN_GPC_COUNT", R, reset=profile.max_gpcs),
                 Register(0x034, "DESIGN_TPC_PER_GPC_COUNT", R, reset=profile.max_tpcs),
                 Register(0x038, "DESIGN_PART_COUNT", R, reset=partitions),
-                Register(
-                    0x100, "HW_MISC_DISABLE", reset=NO_DISPLAY | 0x6, doc="display and video engines absent"
-                ),
+                Register(0x100, "HW_MISC_DISABLE", reset=absent, doc="engines that are fused off"),
                 Register(0x154, "HW_MC_DISABLE_MASK", R, reset=0),
             ),
             (Scratch(0x000, 0x3FC, "disable masks"),),
@@ -85,7 +125,7 @@ class Board(Engine):
             (Scratch(0x0000, 0xFFFC, "ring stations: timeouts and clocks"),),
             doc="Register bus ring",
         )
-        return (PSTRAPS, units, ring, *INERT)
+        return (PSTRAPS, PNVIO, PTHERM, fuses, units, ring, *blocks(profile.levels[-1]), *INERT)
 
     BLOCKS: ClassVar = (PSTRAPS,)
 

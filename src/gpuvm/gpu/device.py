@@ -119,7 +119,7 @@ class Gf100:
             kept=(PROM_ENABLE,),
             changed=self._config_changed,
         )
-        self.prom = build(VENDOR, profile.device)
+        self.prom = build(VENDOR, profile)
 
         self.pramin = Pramin(self)
         self.bar1 = BarAperture(self, 1)
