@@ -72,10 +72,17 @@ def test_it_is_an_expansion_rom_of_this_card(profile):
 def test_lengths_and_versions_of_the_bit_are_those_that_drivers_insist_on(profile):
     rom = Rom(build(0x10DE, profile))
     kinds = {name: (version, length) for name, (version, length, _) in rom.bit.items()}
-    assert kinds["D"][1] == 4 and kinds["A"][1] == 3 and kinds["L"][1] == 2 and kinds["T"][1] == 2
-    assert kinds["I"][1] >= 16 and kinds["i"][1] >= 15 and kinds["C"] == (1, 10)
-    assert kinds["M"][0] == 2 and kinds["M"][1] >= 7
-    assert kinds["P"][0] == 2 and kinds["P"][1] >= 0x5C
+    assert kinds["D"][1] == 4
+    assert kinds["A"][1] == 3
+    assert kinds["L"][1] == 2
+    assert kinds["T"][1] == 2
+    assert kinds["I"][1] >= 16
+    assert kinds["i"][1] >= 15
+    assert kinds["C"] == (1, 10)
+    assert kinds["M"][0] == 2
+    assert kinds["M"][1] >= 7
+    assert kinds["P"][0] == 2
+    assert kinds["P"][1] >= 0x5C
     at = rom.bit["i"][2]
     assert rom.u8(at + 3) == 0x70, "GF100's BIOS versions begin so"
     compare = rom.u16(at + 13)
@@ -145,8 +152,10 @@ def test_memory_type_and_settings_are_found_by_strap_zero(rom):
     settings, timings = rom.pointer("P", 4), rom.pointer("P", 8)
     assert rom.u8(settings) == rom.u8(timings) == 0x10
     row = settings + rom.u8(settings + 1)
-    assert rom.u8(settings + 2) >= 0xE and rom.u8(settings + 3) >= 0xE
-    assert rom.u16(row) == 0 and rom.u16(row + 2) >= 1494
+    assert rom.u8(settings + 2) >= 0xE
+    assert rom.u8(settings + 3) >= 0xE
+    assert rom.u16(row) == 0
+    assert rom.u16(row + 2) >= 1494
     assert rom.u8(row + rom.u8(settings + 2) + 1) < rom.u8(timings + 2), "the timing that it names exists"
     assert rom.u8(timings + 3) >= 0x19
 
@@ -155,7 +164,8 @@ def test_the_plls_that_a_memory_driver_needs_are_listed(rom):
     table = rom.pointer("C", 8, 2)
     assert rom.u8(table) == 0x40
     plls = {rom.u8(row): (rom.u32(row + 3), rom.u16(row + 1)) for row in rom.rows(table, 3, 2)}
-    assert plls[0x04][0] == 0x132000 and plls[0x0C][0] == 0x10FE20
+    assert plls[0x04][0] == 0x132000
+    assert plls[0x0C][0] == 0x10FE20
     for _, limits in plls.values():
         assert rom.u16(limits) < rom.u16(limits + 2), "least and most frequency"
         assert rom.u8(limits + 12) <= rom.u8(limits + 13)
@@ -165,14 +175,16 @@ def test_temperatures_rise_from_fan_boost_to_shutdown(rom):
     table = rom.pointer("P", 16)
     found = {rom.u8(row): rom.u16(row + 1) for row in rom.rows(table, 3, 2)}
     limits = [found[key] >> 4 & 0xFF for key in (0x08, 0x07, 0x04, 0x32)]
-    assert limits == sorted(limits) and limits[0] > 55
+    assert limits == sorted(limits)
+    assert limits[0] > 55
     assert found[0x22] >> 8 == 100
     fan = rom.pointer("P", 0x58)
     row = rom.rows(fan, 3, 2)[0]
     assert (rom.u8(fan), rom.u8(row), rom.u8(row + 2), rom.u8(row + 3)) == (0x10, 1, 30, 100)
     assert rom.u32(row + 0x0B) & 0xFFFFFF == found[0x26]
     budget = rom.pointer("P", 0x2C)
-    assert rom.u8(budget) == 0x20 and rom.u8(budget + 9) < rom.u8(budget + 3)
+    assert rom.u8(budget) == 0x20
+    assert rom.u8(budget + 9) < rom.u8(budget + 3)
     assert rom.u32(rom.rows(budget, 3, 2)[0] + 0xA) == 204_000
 
 
