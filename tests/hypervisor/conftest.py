@@ -13,6 +13,7 @@ import pytest
 from gpuvm.gpu import Gf100
 from gpuvm.gpu.pgraph import Executor
 from gpuvm.hypervisor import Aggregator
+from gpuvm.hypervisor.techniques import TECHNIQUES
 from gpuvm.pci.device import PciDevice
 from gpuvm.vmm.inprocess import VirtualMachine
 
@@ -202,9 +203,11 @@ class Machine:
         self.gpu = Gf100(vram=vram, executor=executor, watchdog_s=watchdog_s)
         self.aggregator = Aggregator(self.gpu, scheduler)
         self.guests: list[BareGuest] = []
+        self.mode = "fv-naive"
+        """Of guests that are made without one."""
 
-    def guest(self, name: str, vram: int = 16 * MIB, channels: int = 8, mode: str = "fv-naive") -> BareGuest:
-        device = self.aggregator.create(name, mode, vram=vram, channels=channels)
+    def guest(self, name: str, vram: int = 16 * MIB, channels: int = 8, mode: str = "") -> BareGuest:
+        device = self.aggregator.create(name, mode or self.mode, vram=vram, channels=channels)
         guest = BareGuest(device, name)
         self.guests.append(guest)
         return guest
@@ -237,3 +240,11 @@ def make_machine() -> Iterator[Callable[..., Machine]]:
 @pytest.fixture
 def machine(make_machine: Callable[..., Machine]) -> Machine:
     return make_machine()
+
+
+@pytest.fixture(params=[technique.mode for technique in TECHNIQUES])
+def any_machine(request: pytest.FixtureRequest, make_machine: Callable[..., Machine]) -> Machine:
+    """A machine whose guests are under one technique of full virtualization, for each of them."""
+    machine = make_machine()
+    machine.mode = request.param
+    return machine

@@ -59,8 +59,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(machine: Any) -> Pair:
-    return Pair(machine)
+def pair(any_machine: Any) -> Pair:
+    return Pair(any_machine)
 
 
 def addresses_of_the_secret(pair: Pair) -> list[tuple[str, int, int]]:

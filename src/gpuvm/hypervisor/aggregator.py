@@ -39,6 +39,7 @@ from gpuvm.hypervisor.physical import (
 from gpuvm.hypervisor.playlist import Playlist
 from gpuvm.hypervisor.shadow import ShadowPool
 from gpuvm.hypervisor.tables import DIRECTORY_BYTES
+from gpuvm.hypervisor.techniques import TECHNIQUES
 from gpuvm.hypervisor.virtual import VirtualGpu
 from gpuvm.pci.memory import PAGE
 from gpuvm.schedulers import SCHEDULERS, Scheduler
@@ -50,7 +51,9 @@ log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 PASSTHROUGH = PassthroughGpu.mode
-FULL_MODES: dict[str, type[FullGpu]] = {kind.mode: kind for kind in (FullGpu, ParaGpu, MulticallGpu)}
+FULL_MODES: dict[str, type[FullGpu]] = {
+    kind.mode: kind for kind in (*TECHNIQUES, ParaGpu, MulticallGpu)
+}
 """Techniques under which virtual GPUs share the card, by name."""
 
 MODES = (PASSTHROUGH, *FULL_MODES)
@@ -104,6 +107,8 @@ class Aggregator:
         self._vgpus: dict[int, VirtualGpu] = {}
         self._full: tuple[FullGpu, ...] = ()
         self._grants: dict[int, Grant] = {}
+        self._rung: dict[int, int] = {}
+        """Physical channel -> GP_PUT that was rung last."""
         self._next = 1
         self._closed = False
         self.instances: dict[int, tuple[FullGpu, ShadowChannel]] = {}
@@ -360,13 +365,16 @@ class Aggregator:
         owner = self._owner(channel)
         if owner is None:
             return
+        self._rung[channel] = value
         owner.in_flight.add(channel)
         owner.awaits_nonstall = True
         self.gpu.device.write(1, (channel << 12) + USERD_GP_PUT, 4, value)
 
     def _consumed(self, channel: int, value: int) -> bool:
-        fetched = self.gpu.device.read(1, (channel << 12) + USERD_GP_GET, 4) == value
-        return fetched and self.gpu.read(PGRAPH_STATUS) == 0
+        return self._fetched(channel) == value and self.gpu.read(PGRAPH_STATUS) == 0
+
+    def _fetched(self, channel: int) -> int:
+        return self.gpu.device.read(1, (channel << 12) + USERD_GP_GET, 4)
 
     def _busy(self, channel: int) -> bool:
         return self.gpu.read(PGRAPH_STATUS) != 0
@@ -376,6 +384,7 @@ class Aggregator:
         if self.exclusive:
             return
         owner = self._owner(channel)
-        if owner is not None:
+        # A doorbell that was rung meanwhile is not over.
+        if owner is not None and self._fetched(channel) == self._rung.get(channel):
             owner.in_flight.discard(channel)
         self.dispatcher.idle(channel)

@@ -41,11 +41,16 @@ ADDRESS_LIMIT = (1 << 40) - 1
 
 
 class Spaces:
-    """The shadow address spaces of one guest, one for each page directory (and limit) in use."""
+    """The shadow address spaces of one guest, one for each page directory (and limit) in use.
 
-    def __init__(self, memory: GuestMemory, pool: ShadowPool, counters: Counters) -> None:
-        self._memory = memory
-        self._pool = pool
+    Parameters
+    ----------
+    make : callable
+        `make(directory, limit)` makes the empty shadow of a guest's page directory.
+    """
+
+    def __init__(self, make: Callable[[int, int], ShadowSpace], counters: Counters) -> None:
+        self._make = make
         self._counters = counters
         self._spaces: dict[tuple[int, int], ShadowSpace] = {}
 
@@ -54,13 +59,13 @@ class Spaces:
         space = self._spaces.get((directory, limit))
         if space is None:
             try:
-                space = ShadowSpace(self._memory, self._pool, directory, limit)
+                space = self._make(directory, limit)
             except OutOfResourcesError:
                 self._counters.denied_addresses += 1
                 return None
             self._spaces[directory, limit] = space
         space.users += 1
-        space.rebuild(self._counters)
+        space.synchronize(self._counters)
         return space
 
     def release(self, space: ShadowSpace) -> None:

@@ -32,6 +32,17 @@ class Counters:
     direct_accesses: int = 0
     """Accesses that reached the GPU without the hypervisor (pass-through)."""
     direct_bytes: int = 0
+    direct_bar1_read: int = 0
+    """Accesses to pages that are mapped into the VM: no trap."""
+    direct_bar1_write: int = 0
+    direct_bar1_bytes_read: int = 0
+    direct_bar1_bytes_written: int = 0
+    direct_bar3_read: int = 0
+    direct_bar3_write: int = 0
+    direct_bar3_bytes_read: int = 0
+    direct_bar3_bytes_written: int = 0
+    map_calls: int = 0
+    """Calls to the VM's monitor that mapped or unmapped pages of a BAR."""
     vram_accesses: int = 0
     """Accesses that the hypervisor made to video memory for a trapped access (PRAMIN, BAR1, BAR3)."""
     gpu_register_reads: int = 0
@@ -64,6 +75,8 @@ class Counters:
     tlb_flushes: int = 0
     barrier_writes: int = 0
     """Writes to pages that hold an instance block, reflected into its shadow."""
+    table_writes: int = 0
+    """Writes to pages that hold a page directory or table, carried over entry by entry."""
     channel_binds: int = 0
     playlist_updates: int = 0
     doorbells: int = 0

@@ -130,6 +130,11 @@ class Dispatcher:
         with self._wake:
             self._finish(channel)
 
+    def holds(self, channel: int) -> bool:
+        """Whether a command of a physical channel waits or runs."""
+        with self._wake:
+            return channel in self._pending or self.active_channel == channel
+
     @property
     def active_channel(self) -> int | None:
         """The physical channel whose command runs now."""

@@ -1,21 +1,25 @@
-"""Full virtualization: an unmodified driver on a virtual GPU whose every access traps.
+"""Full virtualization: an unmodified driver on a virtual GPU.
 
-`FullGpu` is the original technique without its optimizations (`fv-naive`): shadow page tables are rebuilt
-whole at each TLB flush, each access to BAR1 and BAR3 is resolved in software, instance blocks are guarded by
-barriers. The other full techniques override `_flush_spaces`, `_doorbell` and the aperture methods.
+`FullGpu` is the core that all techniques share, and by itself the original's without its optimizations
+(`fv-naive`): shadow page tables are rebuilt whole at each TLB flush, each access to BAR1 and BAR3 is resolved
+in software, instance blocks are guarded by barriers. The other techniques (`gpuvm.hypervisor.techniques`)
+override when shadows follow (`_make_space`, `_make_bar_table`, `_flush_spaces`, `_before_use`) and which
+pages are mapped into the VM (`_map_window`, `_barriers_changed`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from gpuvm.hypervisor.barriers import Barrier
 from gpuvm.hypervisor.channels import DIRECTORY, ShadowChannel, Spaces
 from gpuvm.hypervisor.channels import LIMIT as INSTANCE_LIMIT
 from gpuvm.hypervisor.engines import ENABLE_PFIFO, ENABLE_PGRAPH, FECS_DATA
 from gpuvm.hypervisor.partition import Range
 from gpuvm.hypervisor.physical import PFIFO_CHANNELS, PGRAPH_STATUS
-from gpuvm.hypervisor.shadow import ShadowPool
+from gpuvm.hypervisor.shadow import ShadowPool, ShadowSpace
 from gpuvm.hypervisor.trapped import TrappedGpu
 from gpuvm.pci.memory import PAGE, BusMemory
 
@@ -62,13 +66,14 @@ class FullGpu(TrappedGpu):
         """Physical channels with work on the GPU."""
         self.awaits_nonstall = False
         """Whether work was submitted since the last non-stall interrupt found this VM idle."""
-        self.spaces = Spaces(self.memory, grant.pool, self.counters)
+        self.spaces = Spaces(self._make_space, self.counters)
         self.channels = [self._make_channel(number) for number in range(grant.channels.size)]
-        self._channel_blocks: dict[int, list[ShadowChannel]] = {}
-        """Card address of a guest's page -> channels whose instance block it is."""
-        self._bar_blocks: dict[int, set[int]] = {}
-        """Card address of a guest's page -> apertures (1, 3) whose instance block it is."""
+        self._channel_barriers: dict[int, Barrier] = {}
+        """Channel number -> what guards its instance block."""
+        self._bar_barriers: dict[int, Barrier] = {}
         self._submitted = [0] * grant.channels.size
+
+    # What a technique may change
 
     def _make_channel(self, number: int) -> ShadowChannel:
         return ShadowChannel(
@@ -80,6 +85,34 @@ class FullGpu(TrappedGpu):
             self.counters,
             self._flush_space,
         )
+
+    def _make_space(self, directory: int, limit: int) -> ShadowSpace:
+        """Make the empty shadow of a page directory at a guest VRAM address."""
+        return ShadowSpace(self.memory, self._grant.pool, directory, limit)
+
+    def _flush_spaces(self, directory: int | None, trigger: int) -> None:
+        """The guest flushed the TLB of a page directory (of all, if None): bring the shadows in step, then
+        flush what the GPU cached."""
+        for space in self.spaces.all() if directory is None else self.spaces.at(directory):
+            space.synchronize(self.counters)
+            self._flush_space(space.address, trigger & TLB_FORWARDED | 1)
+
+    def _before_use(self, channel: ShadowChannel) -> None:
+        """A channel is about to use its page tables: a doorbell, a bind by FECS, a write to its instance
+        block."""
+
+    def _map_window(self, index: int, first: int, count: int) -> None:
+        """Pages of an aperture came to show something else."""
+
+    @property
+    def shadow_bytes(self) -> int:
+        """Bytes of the hypervisor's video memory that this VM's shadows take now."""
+        return self._grant.pool.used
+
+    @property
+    def shadow_bytes_peak(self) -> int:
+        """The most that they took so far."""
+        return self._grant.pool.peak
 
     def reset(self) -> None:
         """Function-level reset: channels stop, shadows go, registers are as after power-on. Memory keeps its
@@ -106,24 +139,16 @@ class FullGpu(TrappedGpu):
 
     # Barriers: pages that hold instance blocks
 
-    def _update_guarded(self) -> None:
-        self._guarded = {*self._channel_blocks, *self._bar_blocks}
+    def _channel_block_written(self, channel: ShadowChannel, first: int, end: int) -> None:
+        """Carry a CPU's write to an instance block over into its shadow."""
+        self.counters.barrier_writes += 1
+        self._before_use(channel)
+        channel.reflect(first, end)
 
-    def _guard(self, physical: int, length: int) -> None:
-        """Carry a CPU's write over into the shadows of the instance blocks that it touched."""
-        first = physical & ~0xFFF
-        for page in range(first, physical + length, PAGE):
-            channels = self._channel_blocks.get(page)
-            apertures = self._bar_blocks.get(page)
-            if channels is None and apertures is None:
-                continue
-            self.counters.barrier_writes += 1
-            start, end = max(physical, page) - page, min(physical + length, page + PAGE) - page
-            for channel in channels or ():
-                channel.reflect(start, end)
-            if start < INSTANCE_LIMIT + 8 and end > DIRECTORY:
-                for bar in sorted(apertures or ()):
-                    self._shadow_bar(bar)
+    def _bar_block_written(self, index: int, first: int, end: int) -> None:
+        self.counters.barrier_writes += 1
+        if first < INSTANCE_LIMIT + 8 and end > DIRECTORY:
+            self._shadow_bar(index)
 
     # BAR1 and BAR3 instance blocks
 
@@ -143,19 +168,17 @@ class FullGpu(TrappedGpu):
     def _bind_bar(self, index: int, value: int) -> None:
         bar = self._bars[index]
         if bar.instance is not None:
-            members = self._bar_blocks[self.memory.base + bar.instance]
-            members.discard(index)
-            if not members:
-                del self._bar_blocks[self.memory.base + bar.instance]
+            self.barriers.remove(self._bar_barriers.pop(index))
             bar.instance = None
         instance = (value & ADDRESS) << 12
         if value & ENABLE:
-            if value >> TARGET_SHIFT & 3 or self.memory.vram_address(instance, PAGE) is None:
+            physical = self.memory.vram_address(instance, PAGE)
+            if value >> TARGET_SHIFT & 3 or physical is None:
                 self.counters.denied_addresses += 1
             else:
                 bar.instance = instance
-                self._bar_blocks.setdefault(self.memory.base + instance, set()).add(index)
-        self._update_guarded()
+                written = partial(self._bar_block_written, index)
+                self._bar_barriers[index] = self.barriers.add(physical, PAGE, written)
         self._shadow_bar(index)
 
     def _shadow_bar(self, index: int) -> None:
@@ -191,6 +214,7 @@ class FullGpu(TrappedGpu):
             if index == 1:
                 self._map_poll()
             aperture.flush()
+        self._map_window(index, 0, self._bars[index].table.pages)
 
     # Poll area
 
@@ -203,6 +227,7 @@ class FullGpu(TrappedGpu):
         with self._aggregator.lock:
             self._map_poll()
             self._aggregator.bar1.flush()
+        self._map_window(1, 0, self._bars[1].table.pages)
 
     def _map_poll(self) -> None:
         """Show the pages of the guest's poll area at its channels' pages of the physical one."""
@@ -252,6 +277,7 @@ class FullGpu(TrappedGpu):
     def _doorbell(self, channel: ShadowChannel, value: int) -> None:
         """A command was submitted: it waits for its turn at the dispatcher."""
         self.counters.doorbells += 1
+        self._before_use(channel)
         self._aggregator.dispatcher.submit(self.id, channel.physical, value, self.counters)
 
     # Channel table, playlist, kill
@@ -306,10 +332,10 @@ class FullGpu(TrappedGpu):
             return
         if channel.instance is None and not channel.bind(instance):
             return
-        guarded = self._channel_blocks.setdefault(self.memory.base + instance, [])
-        if channel not in guarded:
-            guarded.append(channel)
-            self._update_guarded()
+        if channel.number not in self._channel_barriers:
+            written = partial(self._channel_block_written, channel)
+            physical = self.memory.base + instance
+            self._channel_barriers[channel.number] = self.barriers.add(physical, PAGE, written)
         self._aggregator.instances[channel.shadow >> 12] = (self, channel)
         self.counters.gpu_register_writes += 1
         submitted = channel.withhold()
@@ -324,11 +350,9 @@ class FullGpu(TrappedGpu):
             return True
         quiet = self._aggregator.stop_channel(channel.physical)
         self.in_flight.discard(channel.physical)
-        page = self.memory.base + channel.instance
-        self._channel_blocks[page].remove(channel)
-        if not self._channel_blocks[page]:
-            del self._channel_blocks[page]
-            self._update_guarded()
+        barrier = self._channel_barriers.pop(channel.number, None)
+        if barrier is not None:
+            self.barriers.remove(barrier)
         self._aggregator.instances.pop(channel.shadow >> 12, None)
         if quiet:
             channel.unbind()
@@ -402,19 +426,11 @@ class FullGpu(TrappedGpu):
                 self._map_bar(index)
         self._flush_spaces(None if everything else directory, value)
 
-    def _flush_spaces(self, directory: int | None, trigger: int) -> None:
-        """Shadow the tables under a page directory again (under all, if None), then flush what the GPU
-        cached."""
-        for space in self.spaces.all() if directory is None else self.spaces.at(directory):
-            space.rebuild(self.counters)
-            self.counters.gpu_register_writes += 2
-            with self._aggregator.lock:
-                self._gpu.flush_tlb(space.address, trigger & TLB_FORWARDED | 1)
-
-    def _flush_space(self, shadow: int) -> None:
+    def _flush_space(self, shadow: int, trigger: int = 1) -> None:
+        """Flush what the GPU cached of a shadow page directory."""
         self.counters.gpu_register_writes += 2
         with self._aggregator.lock:
-            self._gpu.flush_tlb(shadow)
+            self._gpu.flush_tlb(shadow, trigger)
 
     # Engines
 
@@ -426,6 +442,11 @@ class FullGpu(TrappedGpu):
         if data & ENABLE and self.memory.vram_address((data & ADDRESS) << 12, PAGE) is None:
             self.counters.denied_addresses += 1
             return
+        if data & ENABLE:
+            instance = (data & ADDRESS) << 12
+            for channel in self.channels:
+                if channel.instance == instance:
+                    self._before_use(channel)
         self.engines.write_fecs_command(offset, value)
 
     def read_copy_instance(self, offset: int) -> int:

@@ -1,9 +1,10 @@
 """Shadow page tables: what the GPU walks instead of the tables that a guest wrote.
 
-A `ShadowSpace` belongs to one guest page directory. `rebuild` reads the whole of the guest's tables, as the
-original does at each TLB flush, and leaves a translated and range-checked copy in the hypervisor's video
-memory. What it costs is counted as the original would have paid it: every directory entry and every entry of
-every present table is visited, whether or not anything changed.
+`ShadowTables` is the storage: a directory and tables in the hypervisor's video memory. A `ShadowSpace` fills it
+from one guest page directory. Its `rebuild` reads the whole of the guest's tables, as the original does at
+each TLB flush, and leaves a translated and range-checked copy. What it costs is counted as the original would
+have paid it: every directory entry and every entry of every present table is visited, whether or not anything
+changed. `gpuvm.hypervisor.tracked` has the space that follows single writes instead.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.errors import OutOfResourcesError
 from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.tables import (
+    APERTURE_VRAM,
     DIRECTORY_BYTES,
     DIRECTORY_ENTRIES,
     LARGE_ENTRIES,
@@ -49,6 +51,11 @@ class ShadowPool:
         Bytes that this VM's shadows may take, so that a guest cannot starve the others.
     empty : int
         Card address of a page directory that maps nothing, for channels without an address space.
+
+    Attributes
+    ----------
+    used, peak : int
+        Bytes handed out now, and at most so far.
     """
 
     def __init__(self, vram: MemoryRegion, allocator: RangeAllocator, quota: int, empty: int) -> None:
@@ -58,6 +65,7 @@ class ShadowPool:
         self._ranges: dict[int, Range] = {}
         self.quota = quota
         self.used = 0
+        self.peak = 0
 
     def allocate(self, size: int) -> int:
         """Return the card address of `size` zeroed bytes (whole pages).
@@ -75,6 +83,7 @@ class ShadowPool:
         self.vram.zero(taken.base, taken.size)
         self._ranges[taken.base] = taken
         self.used += size
+        self.peak = max(self.peak, self.used)
         return taken.base
 
     def has(self, size: int) -> bool:
@@ -94,6 +103,72 @@ class ShadowPool:
             self.release(address)
 
 
+class ShadowTables:
+    """A page directory and its tables in the hypervisor's video memory.
+
+    Attributes
+    ----------
+    address : int
+        Card address of the directory: what the GPU is given.
+    """
+
+    def __init__(self, pool: ShadowPool) -> None:
+        self.pool = pool
+        self.address = pool.allocate(DIRECTORY_BYTES)
+        self.directory_words = self.words_at(self.address, DIRECTORY_ENTRIES)
+        """uint32[8192, 2], as the GPU reads it."""
+        self._retired: list[int] = []
+        self._walked: list[int] = []
+
+    def words_at(self, address: int, entries: int) -> Words:
+        """The entries at a card address, uint32[n, 2], not copied."""
+        return self.pool.vram.words[address >> 2 : (address >> 2) + 2 * entries].reshape(-1, 2)
+
+    def new_table(self, big: bool) -> int:
+        """Return the card address of an empty table.
+
+        Raises
+        ------
+        OutOfResourcesError
+            If the VM's quota does not suffice.
+        """
+        return self.pool.allocate(8 * (LARGE_ENTRIES if big else SMALL_ENTRIES))
+
+    def retire(self, address: int) -> None:
+        """Free a table that left the directory, once the GPU cannot be walking it any more."""
+        self._retired.append(address)
+
+    def reclaim(self) -> None:
+        """Free what was retired before the last call: the TLB was flushed since."""
+        for address in self._walked:
+            self.pool.release(address)
+        self._walked, self._retired = self._retired, []
+
+    def close(self) -> None:
+        """Free the directory and what was retired."""
+        self.reclaim()
+        self.reclaim()
+        self.pool.release(self.address)
+
+    def resolve(self, va: int) -> tuple[int, int] | None:
+        """Walk the shadow as the GPU does: (card or machine bus address, aperture) of a virtual address, or
+        None."""
+        words = self.pool.vram.words
+        big, small = (int(word) for word in self.directory_words[va >> SPAN_SHIFT])
+        rest = va & ((1 << SPAN_SHIFT) - 1)
+        for word, shift, count in (
+            (small, SMALL_SHIFT, SMALL_ENTRIES),
+            (big, LARGE_SHIFT, large_entries(big)),
+        ):
+            if not word & PDE_TARGET or rest >> shift >= count:
+                continue
+            entry = (table_address(word) >> 2) + 2 * (rest >> shift)
+            if words[entry] & 1:
+                address = (int(words[entry]) & 0xFFFFFFF0) << 8
+                return address + (rest & ((1 << shift) - 1)), int(words[entry + 1]) >> 1 & 3
+        return None
+
+
 @dataclass(slots=True)
 class _Table:
     """A shadow table, and what the last pass saw in the guest's so that an unchanged one is not translated
@@ -107,8 +182,8 @@ class _Table:
     refused: int = 0
 
 
-class ShadowSpace:
-    """The shadow of one guest address space.
+class ShadowSpace(ShadowTables):
+    """The shadow of one guest address space, brought in step by whole passes.
 
     Parameters
     ----------
@@ -119,29 +194,34 @@ class ShadowSpace:
 
     Attributes
     ----------
-    address : int
-        Card address of the shadow page directory: what the GPU is given.
     users : int
         Instance blocks that point here; the owner frees the space when none is left.
+    dirty : bool
+        Whether the guest flushed its TLB and the shadow did not follow yet.
     """
 
     def __init__(self, memory: GuestMemory, pool: ShadowPool, directory: int, limit: int) -> None:
+        super().__init__(pool)
         self.memory = memory
-        self.pool = pool
         self.directory = directory
         self.limit = limit
         self.users = 0
-        self.address = pool.allocate(DIRECTORY_BYTES)
+        self.dirty = False
+        self.objects: set[tuple[int, int]] = set()
+        """Guest VRAM address and bytes of the directory and of each table that the last pass read."""
         self._tables: dict[tuple[int, bool], _Table] = {}
-        self._retired: list[int] = []
 
     def close(self) -> None:
         """Free the shadow."""
         for table in self._tables.values():
             self.pool.release(table.address)
         self._tables.clear()
-        self._release_retired()
-        self.pool.release(self.address)
+        super().close()
+
+    def synchronize(self, counters: Counters) -> None:
+        """Make the shadow say what the guest's tables say now."""
+        self.dirty = False
+        self.rebuild(counters)
 
     def rebuild(self, counters: Counters) -> None:
         """One shadowing pass over the whole of the guest's tables."""
@@ -149,6 +229,7 @@ class ShadowSpace:
         counters.entries_visited += DIRECTORY_ENTRIES
         counters.shadow_reads += 2 * DIRECTORY_ENTRIES
         counters.shadow_writes += 2 * DIRECTORY_ENTRIES
+        self.objects = set()
         guest = self._read_directory(counters)
         shadow = np.zeros((DIRECTORY_ENTRIES, 2), np.uint32)
         ram = self.memory.ram()
@@ -163,34 +244,10 @@ class ShadowSpace:
                 table = self._refresh(index, False, small, SMALL_ENTRIES, SMALL_SHIFT, ram, live, counters)
                 if table:
                     shadow[index, 1] = table >> 8 | PDE_VRAM
-        counters.entries_changed += self._store(self.address, shadow)
-        # The GPU may be walking a table that just left the directory: freed after the flush that follows.
-        self._release_retired()
+        counters.entries_changed += put(self.directory_words, shadow)
         for key in self._tables.keys() - live:
-            self._retired.append(self._tables.pop(key).address)
-
-    def _release_retired(self) -> None:
-        for address in self._retired:
-            self.pool.release(address)
-        self._retired.clear()
-
-    def resolve(self, va: int) -> tuple[int, int] | None:
-        """Walk the shadow as the GPU does: (card or machine bus address, aperture) of a virtual address, or
-        None."""
-        words = self.pool.vram.words
-        at = (self.address >> 2) + 2 * (va >> SPAN_SHIFT)
-        rest = va & ((1 << SPAN_SHIFT) - 1)
-        for word, shift, count in (
-            (int(words[at + 1]), SMALL_SHIFT, SMALL_ENTRIES),
-            (int(words[at]), LARGE_SHIFT, large_entries(int(words[at]))),
-        ):
-            if not word & PDE_TARGET or rest >> shift >= count:
-                continue
-            entry = (table_address(word) >> 2) + 2 * (rest >> shift)
-            if words[entry] & 1:
-                address = (int(words[entry]) & 0xFFFFFFF0) << 8
-                return address + (rest & ((1 << shift) - 1)), int(words[entry + 1]) >> 1 & 3
-        return None
+            self.retire(self._tables.pop(key).address)
+        self.reclaim()
 
     def _read_directory(self, counters: Counters) -> Words:
         """The guest's directory, zero beyond its limit; all zero if it is not the guest's own."""
@@ -202,6 +259,7 @@ class ShadowSpace:
                 counters.denied_addresses += 1
             else:
                 out[:count] = words.reshape(count, 2)
+                self.objects.add((self.directory, 8 * count))
         return out
 
     def _refresh(
@@ -233,13 +291,15 @@ class ShadowSpace:
         if table is None:
             # A shadow table of its own for each directory entry, also where two entries share the guest's.
             try:
-                table = self._tables[key] = _Table(self.pool.allocate(size))
+                table = self._tables[key] = _Table(self.new_table(big))
             except OutOfResourcesError:
                 counters.denied_addresses += 1
                 return 0
         live.add(key)
         if system:
             counters.hypercalls += -(-8 * reach // PAGE)
+        else:
+            self.objects.add((table_address(word), 8 * reach))
         if table.guest is None or table.ram != ram or not np.array_equal(table.guest, words):
             result = translate(words.reshape(reach, 2), self.memory, shift, ram)
             if table.guest is not None and len(table.guest) > 2 * reach:
@@ -257,8 +317,7 @@ class ShadowSpace:
 
     def _store(self, address: int, entries: Words) -> int:
         """Put entries into the shadow; return how many differ from what was there."""
-        target = self.pool.vram.words[address >> 2 : (address >> 2) + entries.size].reshape(-1, 2)
-        return put(target, entries)
+        return put(self.words_at(address, len(entries)), entries)
 
 
 class BarTable:
@@ -271,8 +330,10 @@ class BarTable:
 
     Attributes
     ----------
-    frames : memoryview of int64
+    addresses : int64[pages]
         Card address of each 4 KiB page of the aperture, -1 where nothing of the guest's is mapped.
+    frames : memoryview of int64
+        The same.
     entries : uint32[pages, 2]
         The same pages as translated small-page entries.
     """
@@ -281,33 +342,21 @@ class BarTable:
         self.memory = memory
         self.pages = size >> SMALL_SHIFT
         self.directory: int | None = None
-        self._addresses = np.full(self.pages, -1, np.int64)
-        self.frames: memoryview = self._addresses.data
+        self.addresses = np.full(self.pages, -1, np.int64)
+        self.frames: memoryview = self.addresses.data
         self.entries = np.zeros((self.pages, 2), np.uint32)
+        self.reach = 0
+        """Pages up to the aperture's limit."""
+        self.tables: tuple[int, int] = (0, 0)
+        """The two words of the directory entry."""
 
     def clear(self) -> None:
         """Map nothing."""
         self.directory = None
-        self._addresses.fill(-1)
+        self.reach = 0
+        self.tables = (0, 0)
+        self.addresses.fill(-1)
         self.entries.fill(0)
-
-    def put(self, first: int, entries: Words) -> int:
-        """Set translated entries of pages `first`...; of those in system memory none is shown.
-
-        Returns
-        -------
-        int
-            Entries that changed.
-        """
-        entries = entries.copy()
-        present = (entries[:, 0] & np.uint32(PTE_PRESENT)) != 0
-        shown = present & ((entries[:, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE) == 0)
-        entries[~shown] = 0
-        end = first + len(entries)
-        self._addresses[first:end] = np.where(
-            shown, (entries[:, 0] >> np.uint32(4)).astype(np.int64) << np.int64(12), -1
-        )
-        return put(self.entries[first:end], entries)
 
     def rebuild(self, directory: int, limit: int, counters: Counters) -> None:
         """Read the tables of the aperture's first directory entry again.
@@ -319,41 +368,67 @@ class BarTable:
         limit : int
             Last address of the aperture, from the instance block.
         """
-        pages = min(self.pages, (limit >> SMALL_SHIFT) + 1)
         counters.shadow_passes += 1
         counters.entries_visited += 1
         counters.shadow_reads += 2
         self.directory = directory
+        self.reach = min(self.pages, (limit >> SMALL_SHIFT) + 1)
         words = self.memory.words(directory, 2) if directory else None
-        entries = np.zeros((self.pages, 2), np.uint32)
-        if words is None:
-            counters.denied_addresses += 1
-        else:
-            big, small = int(words[0]), int(words[1])
-            ratio = 1 << (LARGE_SHIFT - SMALL_SHIFT)
-            if big & PDE_TARGET:
-                count = min(large_entries(big), -(-pages // ratio))
-                large = self._read(big, count, LARGE_SHIFT, counters)
-                spread = np.repeat(large, ratio, axis=0)[:pages]
-                step = np.tile(np.arange(ratio, dtype=np.uint32) << np.uint32(4), count)[:pages]
-                spread[:, 0] += np.where(spread[:, 0] & 1, step[: len(spread)], 0).astype(np.uint32)
-                entries[: len(spread)] = spread
-            if small & PDE_TARGET:
-                table = self._read(small, pages, SMALL_SHIFT, counters)
-                present = np.flatnonzero(table[:, 0] & 1)
-                entries[present] = table[present]
-        # Only video memory can be seen through an aperture of a virtual GPU.
-        where = np.flatnonzero(entries[:, 0] & 1)
-        in_vram = (entries[where, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE) == 0
-        entries[where[~in_vram]] = 0
-        counters.entries_changed += put(self.entries, entries)
-        where = where[in_vram]
-        self._addresses.fill(-1)
-        self._addresses[where] = (entries[where, 0] >> np.uint32(4)).astype(np.int64) << 12
+        counters.denied_addresses += words is None
+        self.tables = (int(words[0]), int(words[1])) if words is not None else (0, 0)
+        self.update(0, self.reach, counters)
+        self.put(self.reach, np.zeros((self.pages - self.reach, 2), np.uint32))
 
-    def _read(self, word: int, count: int, shift: int, counters: Counters) -> Words:
+    def update(self, first: int, count: int, counters: Counters) -> None:
+        """Read the tables' entries for pages `first`... of the aperture again."""
+        big, small = self.tables
+        entries = np.zeros((count, 2), np.uint32)
+        if big & PDE_TARGET and count:
+            ratio = 1 << (LARGE_SHIFT - SMALL_SHIFT)
+            start, end = first // ratio, min(-(-(first + count) // ratio), large_entries(big))
+            if end > start:
+                large = self._read(big, start, end - start, LARGE_SHIFT, counters)
+                pages = np.arange(first, min(first + count, end * ratio))
+                spread = large[pages // ratio - start]
+                step = (pages % ratio).astype(np.uint32) << np.uint32(4)
+                spread[:, 0] += np.where(spread[:, 0] & 1, step, 0).astype(np.uint32)
+                entries[: len(spread)] = spread
+        if small & PDE_TARGET and count:
+            table = self._read(small, first, count, SMALL_SHIFT, counters)
+            present = np.flatnonzero(table[:, 0] & 1)
+            entries[present] = table[present]
+        counters.entries_changed += self.put(first, entries)
+
+    def put(self, first: int, entries: Words) -> int:
+        """Set translated entries of pages `first`...; of those in system memory none is shown.
+
+        Returns
+        -------
+        int
+            Entries that changed.
+        """
+        present = (entries[:, 0] & np.uint32(PTE_PRESENT)) != 0
+        aperture = (entries[:, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE)
+        shown = present & (aperture == APERTURE_VRAM)
+        entries = np.where(shown[:, None], entries, np.uint32(0))
+        end = first + len(entries)
+        self.addresses[first:end] = np.where(
+            shown, (entries[:, 0] >> np.uint32(4)).astype(np.int64) << np.int64(12), -1
+        )
+        return put(self.entries[first:end], entries)
+
+    def objects(self) -> set[tuple[int, int]]:
+        """Guest VRAM address and bytes of the directory entry and of the tables that are read."""
+        found = {(self.directory, 8)} if self.directory else set()
+        for word, shift in zip(self.tables, (LARGE_SHIFT, SMALL_SHIFT), strict=True):
+            if word & PDE_TARGET == PDE_VRAM and self.reach:
+                entries = -(-(self.reach << SMALL_SHIFT) >> shift)
+                found.add((table_address(word), 8 * entries))
+        return {(at, size) for at, size in found if self.memory.vram_address(at, size) is not None}
+
+    def _read(self, word: int, first: int, count: int, shift: int, counters: Counters) -> Words:
         system = word & PDE_TARGET != PDE_VRAM
-        words = self.memory.words(table_address(word), 2 * count, system)
+        words = self.memory.words(table_address(word) + 8 * first, 2 * count, system)
         if words is None:
             counters.denied_addresses += 1
             return np.zeros((count, 2), np.uint32)

@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 
 from gpuvm.hypervisor.address import GuestMemory
+from gpuvm.hypervisor.barriers import Barriers
 from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.engines import VirtualEngines
 from gpuvm.hypervisor.partition import Range
@@ -22,6 +23,7 @@ from gpuvm.hypervisor.physical import PhysicalGpu
 from gpuvm.hypervisor.policy import Action, Rule, frozen
 from gpuvm.hypervisor.shadow import BarTable
 from gpuvm.hypervisor.virtual import InterruptPin, VirtualGpu, copy_identity
+from gpuvm.hypervisor.windows import Window
 from gpuvm.pci.device import Bar, InterruptSink
 from gpuvm.pci.memory import PAGE, BusMemory
 
@@ -56,8 +58,8 @@ class GuestBar:
         What the instance block said when it was last read.
     """
 
-    def __init__(self, memory: GuestMemory, size: int) -> None:
-        self.table = BarTable(memory, size)
+    def __init__(self, table: BarTable) -> None:
+        self.table = table
         self.instance: int | None = None
         self.directory = 0
         self.limit = 0
@@ -89,18 +91,28 @@ class TrappedGpu(VirtualGpu):
         self._pin = InterruptPin(self._config, self.counters)
         self.engines = VirtualEngines(gpu, self.counters, self._pin.set, self._reset_engines, self._is_busy)
         self.memory = GuestMemory(gpu.vram, part, window)
+        self.barriers = Barriers(self.memory)
+        self.barriers.changed = self._barriers_changed
+        self._guarded = self.barriers.pages
         sizes = {bar.index: bar.size for bar in self._config.bars}
-        self._bars = {index: GuestBar(self.memory, sizes[index]) for index in (1, 3)}
+        self._bars = {index: GuestBar(self._make_bar_table(index, sizes[index])) for index in (1, 3)}
         self._frames1 = self._bars[1].table.frames
         self._frames3 = self._bars[3].table.frames
         self._poll = -1
         """Offset in BAR1 of the poll area, -1 if there is none."""
         self._poll_size = channels << 12
-        self._guarded: set[int] = set()
-        """Card addresses of the guest's pages that hold instance blocks."""
+        self._base = part.base
         self._bytes = gpu.vram.bytes.data
         self._words = gpu.vram.words.data
         self._quads = gpu.vram.bytes.view(np.uint64).data
+        self.windows = {
+            index: Window(index, bar.table.pages, self._bytes, self.counters, self.maps_ranges)
+            for index, bar in self._bars.items()
+        }
+        self._direct1 = self.windows[1].frames
+        self._direct3 = self.windows[3].frames
+        self.remappable = False
+        """Whether the machine can map and unmap pages of the BARs while it runs."""
         self._named: set[int] = set()
         self._reads, self._writes = self._wire()
 
@@ -109,10 +121,6 @@ class TrappedGpu(VirtualGpu):
     @abstractmethod
     def _attach(self, memory: BusMemory) -> None:
         """The VM's memory is known: let the GPU reach it."""
-
-    @abstractmethod
-    def _guard(self, physical: int, length: int) -> None:
-        """The CPU wrote video memory, in pages that `_guarded` may name."""
 
     @abstractmethod
     def _read_poll(self, poll: int, offset: int, size: int) -> int:
@@ -129,6 +137,20 @@ class TrappedGpu(VirtualGpu):
     @abstractmethod
     def _is_busy(self) -> bool:
         """Whether the GPU works for this guest."""
+
+    maps_ranges = False
+    """Whether one call to the VM's monitor maps a range of pages; otherwise each page takes one."""
+
+    def _make_bar_table(self, index: int, size: int) -> BarTable:
+        return BarTable(self.memory, size)
+
+    def _barriers_changed(self, physical: int, size: int) -> None:
+        """Pages became guarded or were let go: a technique that maps pages must not map guarded ones."""
+
+    def map_directly(self, possible: bool) -> None:
+        """Say whether the machine can map and unmap pages of the BARs while its guest runs."""
+        with self.lock:
+            self.remappable = possible
 
     def _wire(self) -> tuple[list[list[Reader]], list[list[Writer]]]:
         """Resolve the policy's handlers: by page of BAR0 and word, functions of (offset) and (offset,
@@ -180,6 +202,12 @@ class TrappedGpu(VirtualGpu):
     def read(self, bar: int, offset: int, size: int) -> int:
         counters = self.counters
         with self.lock:
+            if bar != 0 and (address := self._mapped(bar, offset, size)) >= 0:
+                self.windows[bar].count_read(size, size)
+                if size == 4 and not offset & 3:
+                    word: int = self._words[address >> 2]
+                    return word
+                return int.from_bytes(self._bytes[address : address + size], "little")
             if bar == 0:
                 counters.traps_bar0_read += 1
                 counters.bytes_bar0_read += size
@@ -203,6 +231,10 @@ class TrappedGpu(VirtualGpu):
         counters = self.counters
         value &= (1 << 8 * size) - 1
         with self.lock:
+            if bar != 0 and (address := self._mapped(bar, offset, size)) >= 0:
+                self.windows[bar].count_write(size, size)
+                self._bytes[address : address + size] = value.to_bytes(size, "little")
+                return
             if bar == 0:
                 counters.traps_bar0_write += 1
                 counters.bytes_bar0_write += size
@@ -232,7 +264,45 @@ class TrappedGpu(VirtualGpu):
     def _write_own(self, bar: int, offset: int, size: int, value: int) -> None:
         """Write one of `own_bars`."""
 
+    def _mapped(self, bar: int, offset: int, size: int) -> int:
+        """Card address of an access that the machine makes without the hypervisor, -1 if it traps."""
+        frames = self._direct3 if bar == 3 else self._direct1 if bar == 1 else ()
+        page = offset >> 12
+        if not 0 <= page < len(frames) or (offset & 0xFFF) + size > PAGE:
+            return -1
+        frame: int = frames[page]
+        return frame + (offset & 0xFFF) if frame >= 0 else -1
+
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
+        with self.lock:
+            window = self.windows.get(bar)
+            if window is not None and window.mapped:
+                parts = []
+                for at, count, address in window.pieces(offset, length):
+                    if address >= 0:
+                        window.count_read(count, width)
+                        parts.append(bytes(self._bytes[address : address + count]))
+                    else:
+                        parts.append(self._read_trapped(bar, at, count, width))
+                return b"".join(parts)
+            return self._read_trapped(bar, offset, length, width)
+
+    def write_block(self, bar: int, offset: int, data: bytes, width: int = 4) -> None:
+        with self.lock:
+            window = self.windows.get(bar)
+            if window is None or not window.mapped:
+                self._write_trapped(bar, offset, data, width)
+                return
+            view = memoryview(data)
+            for at, count, address in window.pieces(offset, len(view)):
+                part = view[at - offset : at - offset + count]
+                if address >= 0:
+                    window.count_write(count, width)
+                    self._bytes[address : address + count] = part
+                else:
+                    self._write_trapped(bar, at, bytes(part), width)
+
+    def _read_trapped(self, bar: int, offset: int, length: int, width: int) -> bytes:
         with self.lock:
             if bar == 0 and offset >= PRAMIN and offset + length <= PRAMIN + PRAMIN_SIZE:
                 self._count("read", bar, length, width)
@@ -249,7 +319,7 @@ class TrappedGpu(VirtualGpu):
                 for at, size in _split(offset, length, width)
             )
 
-    def write_block(self, bar: int, offset: int, data: bytes, width: int = 4) -> None:
+    def _write_trapped(self, bar: int, offset: int, data: bytes, width: int) -> None:
         length = len(data)
         with self.lock:
             if bar == 0 and offset >= PRAMIN and offset + length <= PRAMIN + PRAMIN_SIZE:
@@ -272,6 +342,8 @@ class TrappedGpu(VirtualGpu):
         """Answer nothing from now on: the virtual GPU was destroyed."""
         self._gone = True
         self._poll = -1
+        for window in self.windows.values():
+            window.clear()
         self._pin.connect(None)
         self.memory.bus = BusMemory()
         self._reads = [[_dead_read] * 0x400] * (BAR0_SIZE >> 12)
@@ -386,8 +458,8 @@ class TrappedGpu(VirtualGpu):
             self._quads[physical >> 3] = value
         else:
             self._bytes[physical : physical + size] = value.to_bytes(size, "little")
-        if physical & ~0xFFF in self._guarded:
-            self._guard(physical, size)
+        if self._guarded[physical - self._base >> 12]:
+            self.barriers.write(physical, size)
 
     def _read_straddling(self, frames: memoryview, offset: int, size: int) -> int:
         return int.from_bytes(self._read_pages(frames, offset, size, size), "little")
@@ -428,9 +500,8 @@ class TrappedGpu(VirtualGpu):
             done += count
 
     def _touched(self, physical: int, length: int) -> None:
-        first = physical & ~0xFFF
-        if self._guarded and any(page in self._guarded for page in range(first, physical + length, PAGE)):
-            self._guard(physical, length)
+        if self.barriers.hit(physical, length):
+            self.barriers.write(physical, length)
 
     def _in_poll(self, offset: int, length: int) -> bool:
         return self._poll >= 0 and offset < self._poll + self._poll_size and offset + length > self._poll

@@ -31,6 +31,9 @@ MODES: dict[str, Mode] = {
         Mode("native", False, False, "the driver on the GPU itself, no hypervisor"),
         Mode("passthrough", False, True, "one machine has the GPU to itself"),
         Mode("fv-naive", True, True, "full virtualization as the original's, without its optimizations"),
+        Mode("fv-bar3", True, True, "the original with BAR3's pages mapped into the machine"),
+        Mode("fv-lazy", True, True, "the original with shadows that follow when they are used"),
+        Mode("fv-optimized", True, True, "the original's best: both"),
         Mode("pv-naive", True, True, "a driver that knows the hypervisor, one call for a page-table entry"),
         Mode("pv-multicall", True, True, "a driver that knows the hypervisor, entries in batches"),
     )

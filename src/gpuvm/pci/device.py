@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from gpuvm.pci.memory import BusMemory
 
@@ -75,3 +75,12 @@ class PciDevice(Protocol):
 
     def close(self) -> None:
         """Release host resources (threads, memory)."""
+
+
+@runtime_checkable
+class Remappable(Protocol):
+    """A device that can show pages of its BARs as memory, if the machine can map and unmap them while its
+    guest runs. Until it is told so every access must reach the device."""
+
+    def map_directly(self, possible: bool) -> None:
+        """Say whether the machine that the device is plugged into can."""

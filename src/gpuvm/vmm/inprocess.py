@@ -12,7 +12,7 @@ from types import TracebackType
 import structlog
 
 from gpuvm.guest.machine import RamPages
-from gpuvm.pci.device import PciDevice
+from gpuvm.pci.device import PciDevice, Remappable
 from gpuvm.pci.memory import BusMemory, MemoryRegion
 
 log = structlog.get_logger(__name__)
@@ -110,6 +110,8 @@ class VirtualMachine:
             raise ValueError(f"a device can be plugged into {self._name!r} once; unplug it first")
         slot = _Slot(self, device)
         device.connect(self.bus, slot)
+        if isinstance(device, Remappable):
+            device.map_directly(True)
         for bar in device.bars:
             self._next_bar = -(-self._next_bar // bar.size) * bar.size
             device.config_write(BAR_REGISTERS + 4 * bar.index, 4, self._next_bar & 0xFFFFFFFF)
@@ -125,6 +127,8 @@ class VirtualMachine:
         with self.interrupt:
             slot.handler = None
         device.reset()
+        if isinstance(device, Remappable):
+            device.map_directly(False)
         self._slots.remove(slot)
         device.connect(BusMemory(), _Slot(self, device))
 

@@ -1,0 +1,160 @@
+"""The techniques of full virtualization, each a small class over `FullGpu`: see docs/modes.md.
+
+What they combine are two independent choices: when shadow page tables follow the guest's (`LazyShadows`), and
+which pages of the apertures are mapped into the VM (`DirectApertures`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuvm.hypervisor.address import GuestMemory
+from gpuvm.hypervisor.barriers import Barrier, Barriers
+from gpuvm.hypervisor.channels import ShadowChannel
+from gpuvm.hypervisor.counters import Counters
+from gpuvm.hypervisor.full import FullGpu
+from gpuvm.hypervisor.shadow import BarTable, ShadowPool, ShadowSpace
+from gpuvm.pci.memory import PAGE
+
+Frames = npt.NDArray[np.int64]
+
+
+class NaiveGpu(FullGpu):
+    """The original without its optimizations."""
+
+    mode = "fv-naive"
+
+
+class LazyShadows(FullGpu):
+    """A TLB flush only marks shadows; they follow when they are about to be used.
+
+    A channel that works, or whose command waits for its turn, uses its tables now: its shadow follows at
+    once, as it may go on without a further doorbell.
+    """
+
+    def _flush_spaces(self, directory: int | None, trigger: int) -> None:
+        for space in self.spaces.all() if directory is None else self.spaces.at(directory):
+            space.dirty = True
+        for channel in self.channels:
+            if channel.space is not None and channel.space.dirty and self._is_working(channel):
+                self._before_use(channel)
+
+    def _before_use(self, channel: ShadowChannel) -> None:
+        space = channel.space
+        if space is not None and space.dirty:
+            space.synchronize(self.counters)
+            self._flush_space(space.address)
+
+    def _is_working(self, channel: ShadowChannel) -> bool:
+        return channel.physical in self.in_flight or self._aggregator.dispatcher.holds(channel.physical)
+
+
+class _Kept:
+    """Barriers that only keep objects from being mapped into the guest."""
+
+    def __init__(self, barriers: Barriers, base: int) -> None:
+        self._barriers = barriers
+        self._base = base
+        self._held: dict[tuple[int, int], Barrier] = {}
+
+    def keep(self, objects: set[tuple[int, int]]) -> None:
+        """Keep exactly these (guest VRAM address, bytes)."""
+        for gone in self._held.keys() - objects:
+            self._barriers.remove(self._held.pop(gone))
+        for fresh in objects - self._held.keys():
+            self._held[fresh] = self._barriers.add(self._base + fresh[0], fresh[1], None)
+
+
+class KeptSpace(ShadowSpace):
+    """A space whose guest tables stay out of the guest's windows."""
+
+    def __init__(
+        self, memory: GuestMemory, pool: ShadowPool, directory: int, limit: int, barriers: Barriers
+    ) -> None:
+        super().__init__(memory, pool, directory, limit)
+        self._kept = _Kept(barriers, memory.base)
+
+    def rebuild(self, counters: Counters) -> None:
+        super().rebuild(counters)
+        self._kept.keep(self.objects)
+
+    def close(self) -> None:
+        self._kept.keep(set())
+        super().close()
+
+
+class KeptBarTable(BarTable):
+    """An aperture whose guest tables stay out of the guest's windows."""
+
+    def __init__(self, memory: GuestMemory, size: int, barriers: Barriers) -> None:
+        super().__init__(memory, size)
+        self._kept = _Kept(barriers, memory.base)
+
+    def rebuild(self, directory: int, limit: int, counters: Counters) -> None:
+        super().rebuild(directory, limit, counters)
+        self._kept.keep(self.objects())
+
+    def clear(self) -> None:
+        self._kept.keep(set())
+        super().clear()
+
+
+class DirectApertures(FullGpu):
+    """Pages of an aperture that show the guest's video memory, and nothing that a shadow was made of, are
+    mapped into the VM."""
+
+    direct: tuple[int, ...] = (3,)
+    """The apertures."""
+
+    def _map_window(self, index: int, first: int, count: int) -> None:
+        if index not in self.direct or not self.remappable:
+            return
+        frames = self._bars[index].table.addresses[first : first + count].copy()
+        shown = np.flatnonzero(frames >= 0)
+        guarded = np.frombuffer(self._guarded, np.uint8)
+        frames[shown[guarded[frames[shown] - self._base >> 12] != 0]] = -1
+        if index == 1 and self._poll >= 0:
+            poll = (self._poll >> 12) - first
+            frames[max(poll, 0) : max(poll + len(self.channels), 0)] = -1
+        self.windows[index].set(first, frames)
+
+    def _barriers_changed(self, physical: int, size: int) -> None:
+        start, end = physical & ~(PAGE - 1), physical + size
+        for index in self.direct:
+            frames = self._bars[index].table.addresses
+            where = np.flatnonzero((frames >= start) & (frames < end))
+            if len(where):
+                self._map_window(index, int(where[0]), int(where[-1] - where[0]) + 1)
+
+
+class RemappedBar3(DirectApertures):
+    """The same where shadows are made by passes, which say what the guest's tables are."""
+
+    def _make_space(self, directory: int, limit: int) -> ShadowSpace:
+        return KeptSpace(self.memory, self._grant.pool, directory, limit, self.barriers)
+
+    def _make_bar_table(self, index: int, size: int) -> BarTable:
+        return KeptBarTable(self.memory, size, self.barriers)
+
+
+class Bar3Gpu(RemappedBar3):
+    """The original with BAR3 remapping."""
+
+    mode = "fv-bar3"
+
+
+class LazyGpu(LazyShadows):
+    """The original with lazy shadowing."""
+
+    mode = "fv-lazy"
+
+
+class OptimizedGpu(LazyShadows, RemappedBar3):
+    """The original's best: both."""
+
+    mode = "fv-optimized"
+
+
+TECHNIQUES: tuple[type[FullGpu], ...] = (NaiveGpu, Bar3Gpu, LazyGpu, OptimizedGpu)
+"""All of them, the dearest first."""
