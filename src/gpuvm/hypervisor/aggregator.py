@@ -51,9 +51,8 @@ log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 PASSTHROUGH = PassthroughGpu.mode
-FULL_MODES: dict[str, type[FullGpu]] = {
-    kind.mode: kind for kind in (*TECHNIQUES, ParaGpu, MulticallGpu)
-}
+_SHARING: tuple[type[FullGpu], ...] = (*TECHNIQUES, ParaGpu, MulticallGpu)
+FULL_MODES: dict[str, type[FullGpu]] = {kind.mode: kind for kind in _SHARING}
 """Techniques under which virtual GPUs share the card, by name."""
 
 MODES = (PASSTHROUGH, *FULL_MODES)
