@@ -182,9 +182,6 @@ class VirtualEngines:
         self._counters.gpu_register_reads += 1
         return self._gpu.device.read(0, offset, 4)
 
-    def write_chip(self, offset: int, value: int) -> None:
-        self._counters.denied += 1
-
     def read_private(self, offset: int) -> int:
         return self.words[offset >> 2]
 

@@ -293,7 +293,7 @@ class FullGpu(TrappedGpu):
     def write_channel(self, offset: int, value: int) -> None:
         index = offset - PFIFO_CHANNELS >> 3
         if index >= len(self.channels):
-            self.counters.denied += 1
+            self._deny(offset, "write")
             return
         channel = self.channels[index]
         if offset & 4:
@@ -393,7 +393,7 @@ class FullGpu(TrappedGpu):
         number = value & 0x7F
         self.engines.words[offset >> 2] = number
         if number >= len(self.channels):
-            self.counters.denied += 1
+            self._deny(offset, "write")
             return
         self.counters.gpu_register_writes += 1
         self._aggregator.kill_channel(self.channels[number].physical)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import structlog
@@ -38,6 +39,9 @@ PRAMIN_SIZE = 0x100000
 PRAMIN_WINDOW = 0x001700
 PRAMIN_TARGET = 0x3000000
 MSI_REARM = 0x704
+SMALL_LARGE_PAGES = 1
+"""Of 0x100c80: large pages have 64 KiB instead of 128."""
+
 NAMED_LIMIT = 256
 """Different denied offsets that a VM's log names; later ones are only counted."""
 
@@ -161,8 +165,7 @@ class TrappedGpu(VirtualGpu):
             key = id(rule)
             if key not in known:
                 how = "denied" if rule is None or rule.action is Action.DENIED else rule.how
-                owner: object = self if hasattr(self, f"read_{how}") else self.engines
-                known[key] = (getattr(owner, f"read_{how}"), getattr(owner, f"write_{how}"))
+                known[key] = (self._handler(f"read_{how}"), self._handler(f"write_{how}"))
             return known[key]
 
         pages: dict[int, tuple[list[Reader], list[Writer]]] = {}
@@ -174,6 +177,10 @@ class TrappedGpu(VirtualGpu):
             reads.append(pages[id(page)][0])
             writes.append(pages[id(page)][1])
         return reads, writes
+
+    def _handler(self, name: str) -> Any:
+        """A handler of the technique or, if it has none of that name, of the engines."""
+        return getattr(self, name, None) or getattr(self.engines, name)
 
     # PciDevice
 
@@ -405,6 +412,17 @@ class TrappedGpu(VirtualGpu):
                 kind=kind,
                 at=hex(offset),
             )
+
+    def write_chip(self, offset: int, value: int) -> None:
+        """A fact about the chip: it is read only."""
+        self._deny(offset, "write")
+
+    def read_tlb_status(self, offset: int) -> int:
+        return self.engines.read_chip(offset)
+
+    def write_tlb_status(self, offset: int, value: int) -> None:
+        if value & SMALL_LARGE_PAGES:
+            self._deny(offset, "write")
 
     # PRAMIN
 
