@@ -14,9 +14,11 @@ from gpuvm.cli.errors import FAILED, CommandError, choose, choose_one, save
 from gpuvm.cli.logs import to_stderr
 from gpuvm.cli.progress import observer
 from gpuvm.hypervisor.errors import HypervisorError
+from gpuvm.lab import traces
 from gpuvm.lab.experiment import Plan, carry_out
 from gpuvm.lab.machine import describe
 from gpuvm.lab.modes import MODES
+from gpuvm.lab.recorder import Recorder
 from gpuvm.lab.report import comparison, document, totals
 from gpuvm.lab.runner import Run
 from gpuvm.schedulers import SCHEDULERS
@@ -37,6 +39,7 @@ def bench(
     seed: int,
     times: str,
     picture: Path | None,
+    record: Path | None = None,
 ) -> None:
     """Carry out what the options say, print the table, write the JSON.
 
@@ -59,8 +62,8 @@ def bench(
     )
     if data is not None and not data.is_dir():
         raise CommandError(f"--data must be a folder laid out as Rodinia's data, got {data}")
-    check_outputs(json_file, picture)
-    runs = perform(plan)
+    check_outputs(json_file, picture, record)
+    runs = perform(plan, record)
     if json_file is not None:
         write(json_file, runs)
     show(runs, chosen_times, picture)
@@ -93,15 +96,15 @@ def demo(json_file: Path | None, picture: Path | None) -> None:
     finish(runs)
 
 
-def check_outputs(json_file: Path | None, picture: Path | None) -> None:
+def check_outputs(json_file: Path | None, picture: Path | None, record: Path | None = None) -> None:
     """Find out before the work, not after it, that its result has no place."""
-    for option, path in (("--json", json_file), ("--svg", picture)):
+    for option, path in (("--json", json_file), ("--svg", picture), ("--record", record)):
         if path is not None and not path.absolute().parent.is_dir():
             raise CommandError(f"{option} must name a file in a folder that exists, got {path}")
 
 
-def perform(plan: Plan) -> list[Run]:
-    """Carry a plan out with progress on stderr."""
+def perform(plan: Plan, record: Path | None = None) -> list[Run]:
+    """Carry a plan out with progress on stderr; write a trace of it to `record`."""
     to_stderr()
     console = Console(stderr=True)
     runs_each = len(plan.workloads) * plan.repeat
@@ -109,10 +112,24 @@ def perform(plan: Plan) -> list[Run]:
     runs: list[Run] = []
     try:
         with observer(console, machines) as watching:
-            runs.extend(carry_out(plan, watching))
+            if record is None:
+                runs.extend(carry_out(plan, watching))
+            else:
+                recorder = Recorder(watching)
+                runs.extend(carry_out(plan, recorder, recorder.attach))
+                save_trace(record, recorder.streams, console)
     except (WorkloadError, HypervisorError) as error:
         raise CommandError(str(error)) from None
     return runs
+
+
+def save_trace(path: Path, streams: list[traces.Stream], console: Console) -> None:
+    """Write a trace and say what is in it."""
+    try:
+        traces.write(path, streams, describe())
+    except OSError as error:
+        raise CommandError(f"{path} must be writable: {error.strerror}", FAILED) from None
+    console.print(f"Recorded {traces.summary(streams)}.", highlight=False, markup=False)
 
 
 def names(plan: Plan, mode: str) -> list[str]:

@@ -125,6 +125,10 @@ def bench(
         str, typer.Option(metavar="wall|device", help="Which time the table gives the phases in.")
     ] = "wall",
     picture: Picture = None,
+    record: Annotated[
+        Path | None,
+        typer.Option("--record", metavar="FILE", help="Write a trace of every launch and copy, to simulate."),
+    ] = None,
 ) -> None:
     """Run workloads in modes, check every result, and say what it took.
 
@@ -133,7 +137,100 @@ def bench(
     from gpuvm.cli import bench as command
 
     command.bench(
-        mode, workload, size, vms, scheduler, data, json_file, repeat, warm_up, seed, times, picture
+        mode, workload, size, vms, scheduler, data, json_file, repeat, warm_up, seed, times, picture, record
+    )
+
+
+@app.command()
+def simulate(
+    trace: Annotated[
+        list[Path], typer.Option("--trace", metavar="FILE", help="A trace of gpuvm bench --record; repeatable.")
+    ],
+    vms: Annotated[int, typer.Option(min=1, max=1_000_000, help="Virtual machines.")] = 2,
+    gpus: Annotated[int, typer.Option(min=1, max=100_000, help="GPUs.")] = 1,
+    scheduler: Annotated[str, typer.Option(metavar="S", help="The policy of each GPU.")] = "fifo",
+    workload: Annotated[
+        str, typer.Option(metavar="W[,W…]", help="Which of the traces' workloads, or all.")
+    ] = "all",
+    weights: Annotated[
+        str, typer.Option(metavar="N[,N…]", help="Weights that the machines take in turn.")
+    ] = "1",
+    depth: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,N…]",
+            help="Commands that a machine keeps outstanding, taken in turn: 1 waits for each, 8 queues ahead.",
+        ),
+    ] = "1",
+    until: Annotated[
+        float, typer.Option(min=0.001, max=1e6, metavar="SECONDS", help="Virtual time to simulate.")
+    ] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of where machines begin, and of the jitter.")] = 2014,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|dask|simpy",
+            help="One core, Dask workers, or the SimPy reference (slow). All give the same result.",
+        ),
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Dask workers on this machine.")] = 2,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Use this Dask scheduler's workers instead.")
+    ] = None,
+    placement: Annotated[
+        str, typer.Option(metavar="static|least-loaded", help="How machines are put on GPUs.")
+    ] = "static",
+    times: Annotated[
+        str, typer.Option(metavar="device|wall", help="Which of the trace's times to replay.")
+    ] = "device",
+    resident: Annotated[
+        bool,
+        typer.Option(
+            "--resident", help="Programs keep their context: leave out each run's start and end."
+        ),
+    ] = False,
+    jitter: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Vary the machines' own times by up to this fraction.")
+    ] = 0.0,
+    switch_us: Annotated[
+        float, typer.Option("--switch-us", min=0.0, max=1e6, help="GPU time that a preemption costs.")
+    ] = 20.0,
+    window_ms: Annotated[
+        float, typer.Option("--window-ms", min=0.001, max=1e9, help="Windows over which shares are taken.")
+    ] = 500.0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON.")
+    ] = None,
+) -> None:
+    """Replay launch traces on a fleet of machines and GPUs in virtual time.
+
+    Uses the same scheduling policies as the live hypervisor. The same seed gives the same result on every
+    machine, whichever engine and however many workers.
+    """
+    from gpuvm.cli import simulate as command
+
+    command.simulate_fleet(
+        command.Request(
+            vms=vms,
+            gpus=gpus,
+            scheduler=scheduler,
+            trace=trace,
+            workload=workload,
+            weights=weights,
+            depth=depth,
+            until=until,
+            seed=seed,
+            engine=engine,
+            workers=workers,
+            cluster=cluster,
+            placement=placement,
+            times=times,
+            resident=resident,
+            jitter=jitter,
+            switch_us=switch_us,
+            window_ms=window_ms,
+            json_file=json_file,
+        )
     )
 
 

@@ -4,6 +4,8 @@ channels.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,11 @@ class Work:
     copy_ns: int = 0
 
 
+CommandListener = Callable[[int, str, int, int, int], None]
+"""Told each command that ended, on the engine thread: channel, kind ("L" a launch, "C" a copy), its wall time
+in nanoseconds without translation, thread blocks, warps."""
+
+
 @dataclass(slots=True)
 class Counters:
     """Counters of one GPU.
@@ -55,11 +62,14 @@ class Counters:
         By channel number.
     reads, writes : int
         Accesses to BAR0 registers, BAR1, BAR3 and PRAMIN, a block counted as the accesses that it stands for.
+    listener : callable, optional
+        A `CommandListener`, while a trace is recorded.
     """
 
     channels: list[Work] = field(default_factory=lambda: [Work() for _ in range(128)])
     reads: int = 0
     writes: int = 0
+    listener: CommandListener | None = None
 
     def launched(
         self, channel: int, statistics: Statistics, wall_ns: int, warps: int, multiprocessors: int
@@ -82,6 +92,18 @@ class Counters:
         work.compile_ns += int(statistics.compile_s * 1e9)
         work.executor_ns += int(statistics.wall_s * 1e9)
         work.launch_ns += wall_ns
+        if self.listener is not None:
+            own = max(wall_ns - int(statistics.compile_s * 1e9), 0)
+            self.listener(channel, "L", own, statistics.blocks, warps)
+
+    def copy_ended(self, channel: int, began_ns: int) -> None:
+        """Add a copy command that began at `began_ns` of the performance counter; `copied` has its bytes."""
+        work = self.channels[channel]
+        wall_ns = time.perf_counter_ns() - began_ns
+        work.copies += 1
+        work.copy_ns += wall_ns
+        if self.listener is not None:
+            self.listener(channel, "C", wall_ns, 0, 0)
 
     def copied(self, channel: int, size: int, from_device: bool, to_device: bool) -> None:
         """Add a copy's piece of `size` bytes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,10 +77,13 @@ class Plan:
         return workload.inputs(size, self.data, self.seed)
 
 
-def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
+def carry_out(
+    plan: Plan, observer: Observer | None = None, attach: Callable[[System], None] | None = None
+) -> Iterator[Run]:
     """Run a plan: for each workload all modes one after the other, the machines of a mode together.
 
-    Yields each run when it has been checked. The systems are taken down when the iterator ends or is closed.
+    `attach` is told of each system when it is made. Yields each run when it has been checked. The systems are
+    taken down when the iterator ends or is closed.
     """
     count = len(plan.workloads)
     cold = {workload.name for workload in plan.workloads} if plan.warm_up else set()
@@ -100,6 +103,9 @@ def carry_out(plan: Plan, observer: Observer | None = None) -> Iterator[Run]:
             )
             for mode in plan.modes
         ]
+        if attach is not None:
+            for system in systems:
+                attach(system)
         for turn in range(count):
             for system in systems:
                 chosen = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -157,6 +157,14 @@ class System:
         assert isinstance(virtual, FullGpu)
         own = [channel.physical for channel in virtual.channels]
         return virtual, lambda: virtual.counters.as_dict() | work_events(work, own)
+
+    def channels(self, name: str) -> Sequence[int]:
+        """Numbers of the physical channels that the machine `name` has."""
+        if self.aggregator is None or not MODES[self.mode].shared:
+            return range(len(self.gpu.counters.channels))
+        (virtual,) = (each for each in self.aggregator.virtual_gpus() if each.name == name)
+        assert isinstance(virtual, FullGpu)
+        return [channel.physical for channel in virtual.channels]
 
     def close(self) -> None:
         """Take everything down: machines, virtual GPUs, the GPU."""

@@ -94,9 +94,7 @@ class Copy(ClassObject):
         else:
             source, target = self._sides(value, 1, 1)
             copy_rectangle(self.gpu, self.channel, source, target, length, lines)
-        work = self.gpu.counters.channels[self.channel.number]
-        work.copies += 1
-        work.copy_ns += time.perf_counter_ns() - began
+        self.gpu.counters.copy_ended(self.channel.number, began)
         if value & QUERY:
             self._query(value)
 

@@ -98,9 +98,7 @@ class M2mf(ClassObject):
             transfer.copy_lines(self.gpu, self.channel, source, target, pitches, length, lines)
         else:
             copy_rectangle(self.gpu, self.channel, self._source(value), self._target(value), length, lines)
-        work = self.gpu.counters.channels[self.channel.number]
-        work.copies += 1
-        work.copy_ns += time.perf_counter_ns() - began
+        self.gpu.counters.copy_ended(self.channel.number, began)
         self._finish(value)
 
     def _source(self, value: int) -> Rectangle:
