@@ -89,6 +89,20 @@ def test_the_clock_tree_reads_as_the_fastest_level(new_rig, profile, core, memor
     assert 100_000 < common * 2 // ((setting & 0x3F) + 2) < 800_000
 
 
+def test_the_voltage_lines_read_as_they_are_driven(new_rig):
+    rig = new_rig(profile=GTX_480)
+    lines = (0, 1, 2, 10)
+
+    def nibble(line):
+        return rig.rd((0xE104, 0xE108, 0xE280, 0xE284)[line >> 3]) >> 4 * (line & 7) & 0xF
+
+    assert [nibble(line) for line in lines] == [0x7] * 4, "all four on: 1.0 V"
+    rig.wr(0xE104, 0x00000032)
+    assert [nibble(line) for line in (0, 1, 2)] == [0x2, 0x7, 0x0]
+    rig.wr(0xE118, 0x80000010)
+    assert rig.rd(0xE118) == 0x10
+
+
 def test_sensors_and_fuses_say_something(rig):
     assert rig.rd(0x212A8) == 1
     assert 20 < rig.rd(0x20400) < 95

@@ -10,17 +10,21 @@ from typing import ClassVar
 
 from gpuvm.gpu.clocks import COMMON_KHZ, CRYSTAL_KHZ, PLL_ON, blocks, coefficients
 from gpuvm.gpu.engine import Engine
-from gpuvm.registers.access import W1C, R
-from gpuvm.registers.declare import Block, Register, Scratch
+from gpuvm.gpu.vbios.card import VOLTAGE_BASE_UV, VOLTAGE_LINES, VOLTAGE_STEP_UV
+from gpuvm.registers.access import W1C, R, T
+from gpuvm.registers.declare import Block, Field, Register, Scratch, bit
 
-CRYSTAL_27_MHZ = 0x00000000
+CRYSTAL_27_MHZ = 0x00400000
 POSTED = 0x2
 NO_DISPLAY, NO_VIDEO, NO_COPY = 0x1, 0x6, 0x300
 """Bits of HW_MISC_DISABLE."""
 
 TEMPERATURE_C = 55
-FAN_RPM, FAN_DUTY, FAN_DIVIDER = 1800, 405, 1080
-"""What the sensors and the fan's modulator say: 25 kHz, 37.5 %."""
+FAN_RPM, FAN_DUTY, FAN_DIVIDER = 1800, 20, 54
+"""What the sensors and the fan's modulator say: 25 kHz, 37 %."""
+
+GPIO_OUTPUT, GPIO_DRIVE, GPIO_INPUT = 0x11111111, 0x22222222, 0x44444444
+"""Bits of eight lines: what is driven, whether it is, and what is read."""
 
 PSTRAPS = Block(
     "PSTRAPS",
@@ -36,8 +40,10 @@ PNVIO = Block(
     0x00D000,
     0x3000,
     (
-        Register(0x1114, "PWM0_DIVIDER", reset=FAN_DIVIDER, doc="of the crystal"),
-        Register(0x1118, "PWM0_DUTY", reset=FAN_DUTY),
+        Register(0x1104, "GPIO_LOW", count=2, doc="lines 0 to 15, a nibble each: output, drives, input"),
+        Register(0x1114, "PWM0_DIVIDER", reset=FAN_DIVIDER, doc="of the crystal / 20"),
+        Register(0x1118, "PWM0_DUTY", fields=(Field("DUTY", 0, 30), bit("TRIGGER", 31, T)), reset=FAN_DUTY),
+        Register(0x1280, "GPIO_HIGH", count=2, doc="lines 16 to 31"),
         Register(0x128C, "GPIO_SPECIAL_1", reset=1, doc="bit 0: line 16 is the output of modulator 0"),
         Register(0x1720, "TACH_CTRL", doc="bit 0 on, line in bits 16-20"),
         Register(0x1728, "TACH_COUNT", R, reset=FAN_RPM * 2 // 60, doc="half turns in the last second"),
@@ -128,6 +134,32 @@ class Board(Engine):
         return (PSTRAPS, PNVIO, PTHERM, fuses, units, ring, *blocks(profile.levels[-1]), *INERT)
 
     BLOCKS: ClassVar = (PSTRAPS,)
+
+    def read_gpio_low(self, index: int) -> int:
+        return self._lines("GPIO_LOW", index)
+
+    def read_gpio_high(self, index: int) -> int:
+        return self._lines("GPIO_HIGH", index)
+
+    def _lines(self, register: str, index: int) -> int:
+        """A line that is driven reads as it is driven, any other 0: nothing is attached."""
+        word = self.words[self.at("PNVIO", register, index)] & ~GPIO_INPUT
+        return word | (word & GPIO_OUTPUT & (word & GPIO_DRIVE) >> 1) << 2
+
+    def _drive(self, line: int, high: int) -> None:
+        register = "GPIO_LOW" if line < 16 else "GPIO_HIGH"
+        self.words[self.at("PNVIO", register, line >> 3 & 1)] |= (2 | high) << 4 * (line & 7)
+
+    def reset(self) -> None:
+        """Registers as the VBIOS leaves them: the regulator's lines give the voltage of the fastest level."""
+        super().reset()
+        self.power_on()
+
+    def power_on(self) -> None:
+        """Drive the voltage that the card runs at."""
+        vid = (self.gpu.profile.levels[-1].microvolts - VOLTAGE_BASE_UV) // VOLTAGE_STEP_UV
+        for position, line in enumerate(VOLTAGE_LINES):
+            self._drive(line, vid >> position & 1)
 
     def read_master_command(self) -> int:
         return 0

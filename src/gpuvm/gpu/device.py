@@ -156,6 +156,7 @@ class Gf100:
         self.registers.window(PCI_MIRROR, PCI_MIRROR_SIZE, "PPCI", self._mirror_read, self._mirror_write32)
         self.registers.window(PROM_BASE, PROM_SIZE, "PROM", self._prom_read, None)
         self.registers.freeze()
+        self.board.power_on()
         self._pmc_enable = self.pmc.at("PMC", "ENABLE")
 
     # PciDevice

@@ -64,10 +64,17 @@ def domains(level: Level) -> list[r.Values]:
     return [{"MHZ": clocks.get(name, 0)} for name in DOMAINS]
 
 
-def _devices(image: Image) -> None:
+def _devices(image: Image, profile: Profile) -> None:
     """Device control block: no output, no I2C port, and the lines of fan and voltage regulator."""
     gpio: list[r.Values] = [
-        {"LINE": FAN_LINE, "FUNCTION": r.GPIO_FAN, "OFF": r.GPIO_LOW, "ON": r.GPIO_HIGH, "PWM": 1},
+        {
+            "LINE": FAN_LINE,
+            "FUNCTION": r.GPIO_FAN,
+            "SPECIAL": 1,
+            "OFF": r.GPIO_LOW,
+            "ON": r.GPIO_HIGH,
+            "PWM": 1,
+        },
         {
             "LINE": FAN_SENSE_LINE,
             "FUNCTION": r.GPIO_FAN_SENSE,
@@ -75,9 +82,16 @@ def _devices(image: Image) -> None:
             "ON": r.GPIO_INPUT_HIGH,
         },
     ]
+    vid = (profile.levels[-1].microvolts - VOLTAGE_BASE_UV) // VOLTAGE_STEP_UV
     gpio += [
-        {"LINE": line, "FUNCTION": function, "OFF": r.GPIO_LOW, "ON": r.GPIO_HIGH}
-        for line, function in zip(VOLTAGE_LINES, r.GPIO_VID, strict=False)
+        {
+            "LINE": line,
+            "FUNCTION": function,
+            "DEFAULT": vid >> position & 1,
+            "OFF": r.GPIO_LOW,
+            "ON": r.GPIO_HIGH,
+        }
+        for position, (line, function) in enumerate(zip(VOLTAGE_LINES, r.GPIO_VID, strict=False))
     ]
     image.put("DCB", r.DCB.encode([{"TYPE": r.DCB_OUTPUT_END}], header={
         "SIGNATURE": r.DCB_SIGNATURE, "I2C": Pointer("I2C"), "GPIO": Pointer("GPIO"),
@@ -179,7 +193,7 @@ def build(vendor: int, profile: Profile) -> bytes:
         at=_FIRST_TABLE_AT,
     )
     image.put("DAC comparison", Piece(r.DAC_COMPARE.encode({"HEADER": 4})))
-    _devices(image)
+    _devices(image, profile)
     _memory(image, profile)
     _performance(image, profile)
     for number, steps in enumerate(SCRIPTS):
