@@ -151,8 +151,9 @@ GPIO = TableFormat(
     "GPIO lines",
     0x40,
     _header("GPIO lines", 6, "CL"),
-    Record("GPIO line", 4, (F("LINE", 0, 4, 0, 5), F("FUNCTION", 0, 4, 8, 8), F("DEFAULT", 0, 4, 24, 1),
-                            F("SPECIAL", 0, 4, 25, 1), F("OFF", 0, 4, 27, 2), F("ON", 0, 4, 29, 2), F("PWM", 0, 4, 31, 1))),
+    Record("GPIO line", 4, (
+        F("LINE", 0, 4, 0, 5), F("FUNCTION", 0, 4, 8, 8), F("DEFAULT", 0, 4, 24, 1), F("SPECIAL", 0, 4, 25, 1),
+        F("OFF", 0, 4, 27, 2), F("ON", 0, 4, 29, 2), F("PWM", 0, 4, 31, 1))),
 )  # fmt: skip
 GPIO_FAN_SENSE, GPIO_FAN = 0x3D, 0x09
 GPIO_VID = (0x04, 0x05, 0x06, 0x1A, 0x73, 0x74, 0x75, 0x76)
