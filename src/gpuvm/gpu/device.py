@@ -339,6 +339,10 @@ class Gf100:
 
     # For the owner
 
+    def wrote(self, address: int, size: int) -> None:
+        """Say that a range of VRAM was written as memory: page tables in it may have changed."""
+        self.memory.wrote(self.vram, address, size)
+
     def on_idle(self, listener: Callable[[int], None]) -> None:
         """Call `listener(channel)` on the engine thread when a channel's GP_GET has reached GP_PUT and its
         work is done.

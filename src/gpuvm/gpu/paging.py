@@ -132,7 +132,12 @@ def walk(memory: PhysicalMemory, where: Root, address: int) -> int:
 
 
 def _read64(memory: PhysicalMemory, target: int, address: int) -> int:
-    return memory.read32(target, address) | memory.read32(target, address + 4) << 32
+    """Read an entry at once: its writer may be another thread."""
+    found = memory.locate(target, address)
+    if found is None or found[1] & 7:
+        return 0
+    region, offset = found
+    return int.from_bytes(region.view[offset : offset + 8], "little")
 
 
 _SUBPAGES = np.tile(np.arange(PAGES_PER_LARGE, dtype=np.uint64) * np.uint64(PAGE_STEP), LARGE_ENTRIES)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from gpuvm.hypervisor.address import GuestMemory
 from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.errors import OutOfResourcesError
-from gpuvm.hypervisor.shadow import ShadowPool, ShadowSpace
+from gpuvm.hypervisor.shadow import GuestSpace, ShadowPool
 from gpuvm.pci.memory import PAGE
 
 RAMFC_END = 0x200
@@ -49,12 +49,12 @@ class Spaces:
         `make(directory, limit)` makes the empty shadow of a guest's page directory.
     """
 
-    def __init__(self, make: Callable[[int, int], ShadowSpace], counters: Counters) -> None:
+    def __init__(self, make: Callable[[int, int], GuestSpace], counters: Counters) -> None:
         self._make = make
         self._counters = counters
-        self._spaces: dict[tuple[int, int], ShadowSpace] = {}
+        self._spaces: dict[tuple[int, int], GuestSpace] = {}
 
-    def acquire(self, directory: int, limit: int) -> ShadowSpace | None:
+    def acquire(self, directory: int, limit: int) -> GuestSpace | None:
         """Return the space of a guest's page directory, shadowed afresh; None if no memory for it is left."""
         space = self._spaces.get((directory, limit))
         if space is None:
@@ -68,18 +68,18 @@ class Spaces:
         space.synchronize(self._counters)
         return space
 
-    def release(self, space: ShadowSpace) -> None:
+    def release(self, space: GuestSpace) -> None:
         """Give a space back; the last one frees it."""
         space.users -= 1
         if space.users == 0:
             del self._spaces[space.directory, space.limit]
             space.close()
 
-    def at(self, directory: int) -> list[ShadowSpace]:
+    def at(self, directory: int) -> list[GuestSpace]:
         """The spaces that shadow a guest's page directory."""
         return [space for (at, _), space in self._spaces.items() if at == directory]
 
-    def all(self) -> list[ShadowSpace]:
+    def all(self) -> list[GuestSpace]:
         return list(self._spaces.values())
 
 
@@ -115,7 +115,7 @@ class ShadowChannel:
         self.physical = physical
         self.instance: int | None = None
         self.shadow = 0
-        self.space: ShadowSpace | None = None
+        self.space: GuestSpace | None = None
         self.started = False
         """Whether the guest lets the channel run."""
         self.held = False
@@ -222,7 +222,7 @@ class ShadowChannel:
         shadow = (space.address, space.limit) if space is not None else (self._pool.empty, 0)
         struct.pack_into("<QQ", view, self.shadow + DIRECTORY, *shadow)
 
-    def _set_space(self, space: ShadowSpace | None) -> None:
+    def _set_space(self, space: GuestSpace | None) -> None:
         old, self.space = self.space, space
         if space is not None:
             self._flush(space.address)

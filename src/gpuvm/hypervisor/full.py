@@ -19,7 +19,7 @@ from gpuvm.hypervisor.channels import LIMIT as INSTANCE_LIMIT
 from gpuvm.hypervisor.engines import ENABLE_PFIFO, ENABLE_PGRAPH, FECS_DATA
 from gpuvm.hypervisor.partition import Range
 from gpuvm.hypervisor.physical import PFIFO_CHANNELS, PGRAPH_STATUS
-from gpuvm.hypervisor.shadow import ShadowPool, ShadowSpace
+from gpuvm.hypervisor.shadow import GuestSpace, ShadowPool, ShadowSpace
 from gpuvm.hypervisor.trapped import TrappedGpu
 from gpuvm.pci.memory import PAGE, BusMemory
 
@@ -58,9 +58,9 @@ class FullGpu(TrappedGpu):
     mode = "fv-naive"
 
     def __init__(self, aggregator: Aggregator, number: int, name: str, grant: Grant) -> None:
-        super().__init__(number, name, aggregator.gpu, grant.vram, grant.window, grant.channels.size)
         self._aggregator = aggregator
         self._grant = grant
+        super().__init__(number, name, aggregator.gpu, grant.vram, grant.window, grant.channels.size)
         self.engines.set_memory(grant.vram.size >> 20, aggregator.memory_partitions)
         self.in_flight: set[int] = set()
         """Physical channels with work on the GPU."""
@@ -86,7 +86,7 @@ class FullGpu(TrappedGpu):
             self._flush_space,
         )
 
-    def _make_space(self, directory: int, limit: int) -> ShadowSpace:
+    def _make_space(self, directory: int, limit: int) -> GuestSpace:
         """Make the empty shadow of a page directory at a guest VRAM address."""
         return ShadowSpace(self.memory, self._grant.pool, directory, limit)
 
@@ -199,6 +199,12 @@ class FullGpu(TrappedGpu):
                 self.counters.denied_addresses += 1
                 bar.directory = 0
             bar.table.rebuild(bar.directory, bar.limit, self.counters)
+        self._map_bar(index)
+
+    def _flush_bar(self, index: int) -> None:
+        """The guest flushed the TLB of an aperture: bring its table in step."""
+        bar = self._bars[index]
+        bar.table.rebuild(bar.directory, bar.limit, self.counters)
         self._map_bar(index)
 
     def _map_bar(self, index: int) -> None:
@@ -422,8 +428,7 @@ class FullGpu(TrappedGpu):
             return
         for index, bar in self._bars.items():
             if bar.instance is not None and (everything or bar.directory == directory):
-                bar.table.rebuild(bar.directory, bar.limit, self.counters)
-                self._map_bar(index)
+                self._flush_bar(index)
         self._flush_spaces(None if everything else directory, value)
 
     def _flush_space(self, shadow: int, trigger: int = 1) -> None:

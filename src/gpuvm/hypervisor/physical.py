@@ -74,6 +74,9 @@ class Gpu(PciDevice, Protocol):
     def vram(self) -> MemoryRegion:
         """Video memory."""
 
+    def wrote(self, address: int, size: int) -> None:
+        """Say that a range of video memory was written as memory, so that what the GPU cached of it goes."""
+
     def on_idle(self, callback: Callable[[int], None]) -> None:
         """Call `callback(channel)` when a channel has run all that was submitted to it."""
 

@@ -9,6 +9,7 @@ changed. `gpuvm.hypervisor.tracked` has the space that follows single writes ins
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -169,21 +170,8 @@ class ShadowTables:
         return None
 
 
-@dataclass(slots=True)
-class _Table:
-    """A shadow table, and what the last pass saw in the guest's so that an unchanged one is not translated
-    again."""
-
-    address: int
-    guest: Words | None = None
-    ram: Sequence[tuple[int, int]] = ()
-    present: int = 0
-    system: int = 0
-    refused: int = 0
-
-
-class ShadowSpace(ShadowTables):
-    """The shadow of one guest address space, brought in step by whole passes.
+class GuestSpace(ShadowTables, ABC):
+    """The shadow of one guest address space.
 
     Parameters
     ----------
@@ -207,8 +195,37 @@ class ShadowSpace(ShadowTables):
         self.limit = limit
         self.users = 0
         self.dirty = False
+
+    @abstractmethod
+    def synchronize(self, counters: Counters) -> None:
+        """Make the shadow say what the guest's tables say now."""
+
+
+@dataclass(slots=True)
+class _Table:
+    """A shadow table, and what the last pass saw in the guest's so that an unchanged one is not translated
+    again."""
+
+    address: int
+    guest: Words | None = None
+    ram: Sequence[tuple[int, int]] = ()
+    present: int = 0
+    system: int = 0
+    refused: int = 0
+
+
+class ShadowSpace(GuestSpace):
+    """A space that is brought in step by whole passes.
+
+    Attributes
+    ----------
+    objects : set of (int, int)
+        Guest VRAM address and bytes of the directory and of each table that the last pass read.
+    """
+
+    def __init__(self, memory: GuestMemory, pool: ShadowPool, directory: int, limit: int) -> None:
+        super().__init__(memory, pool, directory, limit)
         self.objects: set[tuple[int, int]] = set()
-        """Guest VRAM address and bytes of the directory and of each table that the last pass read."""
         self._tables: dict[tuple[int, bool], _Table] = {}
 
     def close(self) -> None:
@@ -219,7 +236,6 @@ class ShadowSpace(ShadowTables):
         super().close()
 
     def synchronize(self, counters: Counters) -> None:
-        """Make the shadow say what the guest's tables say now."""
         self.dirty = False
         self.rebuild(counters)
 

@@ -62,10 +62,14 @@ def table_address(word: int) -> int:
 
 
 def put(target: Words, entries: Words) -> int:
-    """Store entries, uint32[n, 2], where they differ from `target`; return how many did."""
-    changed = np.flatnonzero(target.view(np.uint64)[:, 0] != entries.view(np.uint64)[:, 0])
+    """Store entries, uint32[n, 2], where they differ from `target`; return how many did.
+
+    An entry is stored as one 64-bit word: whoever walks the table meanwhile sees the old one or the new one.
+    """
+    words, fresh = target.view(np.uint64)[:, 0], np.ascontiguousarray(entries).view(np.uint64)[:, 0]
+    changed = np.flatnonzero(words != fresh)
     if len(changed):
-        target[changed] = entries[changed]
+        words[changed] = fresh[changed]
     return len(changed)
 
 

@@ -6,6 +6,8 @@ which pages of the apertures are mapped into the VM (`DirectApertures`).
 
 from __future__ import annotations
 
+from functools import cached_property, partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -14,7 +16,8 @@ from gpuvm.hypervisor.barriers import Barrier, Barriers
 from gpuvm.hypervisor.channels import ShadowChannel
 from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.full import FullGpu
-from gpuvm.hypervisor.shadow import BarTable, ShadowPool, ShadowSpace
+from gpuvm.hypervisor.shadow import BarTable, GuestSpace, ShadowPool, ShadowSpace
+from gpuvm.hypervisor.tracked import TrackedBarTable, TrackedSpace, Tracking
 from gpuvm.pci.memory import PAGE
 
 Frames = npt.NDArray[np.int64]
@@ -131,7 +134,7 @@ class DirectApertures(FullGpu):
 class RemappedBar3(DirectApertures):
     """The same where shadows are made by passes, which say what the guest's tables are."""
 
-    def _make_space(self, directory: int, limit: int) -> ShadowSpace:
+    def _make_space(self, directory: int, limit: int) -> GuestSpace:
         return KeptSpace(self.memory, self._grant.pool, directory, limit, self.barriers)
 
     def _make_bar_table(self, index: int, size: int) -> BarTable:
@@ -156,5 +159,42 @@ class OptimizedGpu(LazyShadows, RemappedBar3):
     mode = "fv-optimized"
 
 
-TECHNIQUES: tuple[type[FullGpu], ...] = (NaiveGpu, Bar3Gpu, LazyGpu, OptimizedGpu)
+class TrackedGpu(DirectApertures):
+    """Ours: shadows follow single writes, both apertures are mapped in ranges."""
+
+    mode = "fv"
+    direct = (1, 3)
+    maps_ranges = True
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        return Tracking(
+            self.memory, self._grant.pool, self.barriers, self.counters, self._flush_space, self._gpu.device.wrote
+        )
+
+    def _make_space(self, directory: int, limit: int) -> GuestSpace:
+        return TrackedSpace(self._tracking, directory, limit)
+
+    def _make_bar_table(self, index: int, size: int) -> BarTable:
+        return TrackedBarTable(self._tracking, size, partial(self._bar_changed, index))
+
+    def _before_use(self, channel: ShadowChannel) -> None:
+        space = channel.space
+        if isinstance(space, TrackedSpace) and space.unseen:
+            space.catch_up()
+
+    def _map_bar(self, index: int) -> None:
+        """The table said what changed."""
+
+    def _bar_changed(self, index: int, first: int, count: int) -> None:
+        if index == 1 and self._poll >= 0:
+            poll = self._poll >> 12
+            if first < poll + len(self.channels) and first + count > poll:
+                with self._aggregator.lock:
+                    self._map_poll()
+                    self._aggregator.bar1.flush()
+        self._map_window(index, first, count)
+
+
+TECHNIQUES: tuple[type[FullGpu], ...] = (NaiveGpu, Bar3Gpu, LazyGpu, OptimizedGpu, TrackedGpu)
 """All of them, the dearest first."""

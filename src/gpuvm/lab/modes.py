@@ -34,6 +34,7 @@ MODES: dict[str, Mode] = {
         Mode("fv-bar3", True, True, "the original with BAR3's pages mapped into the machine"),
         Mode("fv-lazy", True, True, "the original with shadows that follow when they are used"),
         Mode("fv-optimized", True, True, "the original's best: both"),
+        Mode("fv", True, True, "full virtualization: shadows follow single writes, apertures are mapped"),
         Mode("pv-naive", True, True, "a driver that knows the hypervisor, one call for a page-table entry"),
         Mode("pv-multicall", True, True, "a driver that knows the hypervisor, entries in batches"),
     )
