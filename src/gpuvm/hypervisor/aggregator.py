@@ -20,7 +20,7 @@ from gpuvm.hypervisor.dispatcher import Dispatcher
 from gpuvm.hypervisor.errors import ExclusiveError, HypervisorError, OutOfResourcesError, UnknownModeError
 from gpuvm.hypervisor.full import FullGpu, Grant
 from gpuvm.hypervisor.interrupts import Interrupts
-from gpuvm.hypervisor.para.device import MulticallGpu, ParaGpu
+from gpuvm.hypervisor.para.techniques import PARA_TECHNIQUES
 from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.passthrough import PassthroughGpu
 from gpuvm.hypervisor.physical import (
@@ -51,8 +51,7 @@ log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
 PASSTHROUGH = PassthroughGpu.mode
-_SHARING: tuple[type[FullGpu], ...] = (*TECHNIQUES, ParaGpu, MulticallGpu)
-FULL_MODES: dict[str, type[FullGpu]] = {kind.mode: kind for kind in _SHARING}
+FULL_MODES: dict[str, type[FullGpu]] = {kind.mode: kind for kind in (*TECHNIQUES, *PARA_TECHNIQUES)}
 """Techniques under which virtual GPUs share the card, by name."""
 
 MODES = (PASSTHROUGH, *FULL_MODES)

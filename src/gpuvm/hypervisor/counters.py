@@ -68,6 +68,18 @@ class Counters:
     calls_map_sg_batch: int = 0
     calls_unmap_batch: int = 0
     calls_map_pgt_batch: int = 0
+    calls_batch: int = 0
+    calls_info: int = 0
+    calls_space_new: int = 0
+    calls_space_free: int = 0
+    calls_buffer_new: int = 0
+    calls_buffer_free: int = 0
+    calls_buffer_map: int = 0
+    calls_host_map: int = 0
+    calls_unmap: int = 0
+    calls_channel_new: int = 0
+    calls_channel_free: int = 0
+    calls_kick: int = 0
     call_entries: int = 0
     """Page-table and directory entries passed in calls."""
     call_failures: int = 0

@@ -41,6 +41,8 @@ class Doorbell:
     """Physical channel."""
     value: int
     counters: Counters
+    done: Callable[[], None] | None = None
+    """Called when the turn is over, without any lock held."""
     cancelled: bool = False
 
 
@@ -97,8 +99,21 @@ class Dispatcher:
                 self._forget(command)
             self._wake.notify_all()
 
-    def submit(self, vm: int, channel: int, value: int, counters: Counters) -> None:
-        """Queue a doorbell of a VM that was added; dropped if it is gone."""
+    def submit(
+        self,
+        vm: int,
+        channel: int,
+        value: int,
+        counters: Counters,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Queue a doorbell of a VM that was added; dropped if it is gone.
+
+        Parameters
+        ----------
+        done : callable, optional
+            Called when its turn is over; not by a policy that is `concurrent`, under which it has none.
+        """
         if self.scheduler.concurrent:
             self._ring(channel, value)
             counters.commands_completed += 1
@@ -110,7 +125,7 @@ class Dispatcher:
             if len(queue) >= QUEUE_LIMIT:
                 queue[-1].payload.value = value
                 return
-            command = Command(vm, Doorbell(channel, value, counters))
+            command = Command(vm, Doorbell(channel, value, counters, done))
             queue.append(command)
             self.scheduler.enqueue(time.monotonic_ns(), command)
             self._wake.notify_all()
@@ -216,3 +231,5 @@ class Dispatcher:
             doorbell.counters.gpu_ns += now - started
             doorbell.counters.commands_completed += 1
             self.scheduler.complete(now, command, now - started)
+        if doorbell.done is not None:
+            doorbell.done()

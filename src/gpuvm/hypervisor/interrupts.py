@@ -167,7 +167,7 @@ class Interrupts:
                 if vgpu.awaits_nonstall:
                     vgpu.awaits_nonstall = bool(vgpu.in_flight)
                     with vgpu.lock:
-                        vgpu.engines.nonstall(unit, value)
+                        vgpu.nonstall(unit, value)
 
     def _faults(self) -> None:
         gpu = self._gpu

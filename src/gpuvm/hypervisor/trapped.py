@@ -93,7 +93,7 @@ class TrappedGpu(VirtualGpu):
         self._gone = False
         self._config = copy_identity(gpu.device, (*gpu.device.bars, *self.own_bars))
         self._pin = InterruptPin(self._config, self.counters)
-        self.engines = VirtualEngines(gpu, self.counters, self._pin.set, self._reset_engines, self._is_busy)
+        self.engines = VirtualEngines(gpu, self.counters, self._set_pin, self._reset_engines, self._is_busy)
         self.memory = GuestMemory(gpu.vram, part, window)
         self.barriers = Barriers(self.memory)
         self.barriers.changed = self._barriers_changed
@@ -263,6 +263,14 @@ class TrappedGpu(VirtualGpu):
                     self._write_aperture(self._frames1, offset, size, value)
             else:
                 self._write_own(bar, offset, size, value)
+
+    def _set_pin(self, asserted: bool, rearm: bool) -> None:
+        """The interrupt tree of this VM came to a result."""
+        self._pin.set(asserted, rearm)
+
+    def nonstall(self, unit: int, value: int) -> None:
+        """Work of this VM may be done: the GPU said so without naming anybody."""
+        self.engines.nonstall(unit, value)
 
     def _read_own(self, bar: int, offset: int, size: int) -> int:
         """Read one of `own_bars`."""

@@ -102,10 +102,15 @@ class InterruptPin:
         """Take the pin's new state; `rearm` asks for a message even if it was asserted before."""
         fresh = asserted and (rearm or not self.asserted)
         self.asserted = asserted
-        if fresh and self._config.msi_enabled and self._config.bus_master and self._sink is not None:
+        if fresh:
+            self.pulse()
+        self.update()
+
+    def pulse(self) -> None:
+        """Send one message, whatever the pin's state; nothing without MSI."""
+        if self._config.msi_enabled and self._config.bus_master and self._sink is not None:
             self._counters.interrupts += 1
             self._sink.message(0)
-        self.update()
 
     def update(self) -> None:
         """Bring the INTx line in step with the pin and the config space."""

@@ -26,6 +26,13 @@ ARGUMENTS = 8
 """Byte of a slot where arguments, and afterwards results, begin."""
 SG_ENTRIES = 128
 """Most entries of one scatter-gather call."""
+BATCH_LIMIT = 64
+"""Most operations of one batch."""
+RUN_LIMIT = 240
+"""Most runs of one HOST_MAP."""
+SPACE_LIMIT = 1 << 16
+BUFFER_LIMIT = 1 << 16
+"""Numbers of address spaces and buffers are below these."""
 
 
 class Register(IntEnum):
@@ -42,6 +49,30 @@ class Register(IntEnum):
     SLOTS = 0x18
     CALL = 0x1C
     """A write of n performs the call in slot n."""
+    SHARED_LOW = 0x20
+    """Bus address of the shared page of a split driver, a multiple of 4 KiB."""
+    SHARED_HIGH = 0x24
+    KICK = 0x28
+    """A write of n says that channel n has new work, for when the shared page asks for it."""
+
+
+class Shared(IntEnum):
+    """Words of the shared page of a split driver. Each word has one writer."""
+
+    PUT = 0
+    """Guest: GP_PUT of channel n at word n."""
+    ACTIVE = 128
+    """Hypervisor: not 0 at word 128 + n while it will look at PUT of channel n again without a kick."""
+    WANTS_COMPLETION = 256
+    """Guest: not 0 while somebody sleeps until work is done."""
+    COMPLETIONS = 257
+    """Hypervisor: grows before each completion interrupt."""
+    FAULTS = 258
+    """Hypervisor: grows before each interrupt that the registers of BAR0 explain."""
+
+
+SHARED_SIZE = 0x1000
+CHANNEL_LIMIT = 128
 
 
 class Result(IntEnum):
@@ -97,6 +128,17 @@ class Op(IntEnum):
     MAP_SG_BATCH = 9
     UNMAP_BATCH = 10
     MAP_PGT_BATCH = 11
+    BATCH = 16
+    INFO = 17
+    SPACE_NEW = 18
+    SPACE_FREE = 19
+    BUFFER_NEW = 20
+    BUFFER_FREE = 21
+    BUFFER_MAP = 22
+    HOST_MAP = 23
+    UNMAP = 24
+    CHANNEL_NEW = 25
+    CHANNEL_FREE = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +181,11 @@ def _struct(fields: tuple[Field, ...]) -> struct.Struct:
     return struct.Struct("<" + "".join(_CODES[field.type] for field in fields))
 
 
+_PAD = Field("pad", "u32", "0")
+_SPACE = Field("space", "u32", f"number of an address space, chosen by the guest, below {SPACE_LIMIT}")
+_BUFFER = Field("buffer", "u32", f"number of a buffer, chosen by the guest, below {BUFFER_LIMIT}")
+_CHANNEL = Field("channel", "u32", "number of a channel")
+_READ_ONLY = Field("read_only", "u32", "1: the GPU may not write")
 _DIRECTORY = Field("directory", "u64", "id of a page directory")
 _TABLE = Field("table", "u64", "id of a table")
 _FIRST = Field("first", "u32", "index of the first entry")
@@ -162,7 +209,7 @@ OPERATIONS: dict[Op, Operation] = {
         Operation(
             Op.MAP_PGT,
             "set a directory entry",
-            (_DIRECTORY, _INDEX, Field("pad", "u32", "0"), _BIG, _SMALL),
+            (_DIRECTORY, _INDEX, _PAD, _BIG, _SMALL),
         ),
         Operation(
             Op.MAP,
@@ -170,7 +217,7 @@ OPERATIONS: dict[Op, Operation] = {
             (
                 _TABLE,
                 Field("index", "u32", "index of the entry"),
-                Field("pad", "u32", "0"),
+                _PAD,
                 Field("entry", "u64", "the entry as the hardware has it, with the guest's address"),
             ),
         ),
@@ -219,6 +266,69 @@ OPERATIONS: dict[Op, Operation] = {
             array="pairs of the ids of the big-page and the small-page table",
             array_words=2,
         ),
+        Operation(
+            Op.BATCH,
+            "perform several operations in order, up to the first that fails; its result is the call's",
+            (Field("count", "u32", f"operations, at most {BATCH_LIMIT}"), _PAD),
+            (Field("done", "u32", "operations that succeeded"),),
+            array="records: operation and bytes of its arguments (32 bits each), the arguments padded to 8 bytes",
+        ),
+        Operation(
+            Op.INFO,
+            "what the virtual GPU is",
+            (),
+            (
+                Field("memory", "u64", "bytes of video memory"),
+                Field("context", "u32", "bytes of a graphics context"),
+                Field("copy_engine", "u32", "1 if there is a copy engine"),
+                Field("subfifos", "u32", "PBDMA units"),
+                Field("clusters", "u32", "GPCs"),
+                Field("shape", "u64", "multiprocessors of each GPC, 4 bits each"),
+                Field("channels", "u32", "channels: numbers below this"),
+            ),
+        ),
+        Operation(Op.SPACE_NEW, "make an address space", (_SPACE,)),
+        Operation(Op.SPACE_FREE, "free an address space that no channel has, and its mappings", (_SPACE,)),
+        Operation(
+            Op.BUFFER_NEW,
+            "allocate video memory",
+            (_BUFFER, Field("pages", "u32", "pages of 128 KiB")),
+        ),
+        Operation(Op.BUFFER_FREE, "free video memory that is mapped nowhere", (_BUFFER,)),
+        Operation(
+            Op.BUFFER_MAP,
+            "map a buffer with 128 KiB pages",
+            (_SPACE, _BUFFER, Field("address", "u64", "GPU virtual address"), _READ_ONLY, _PAD),
+        ),
+        Operation(
+            Op.HOST_MAP,
+            "map the virtual machine's own memory with 4 KiB pages",
+            (_SPACE, _COUNT, Field("address", "u64", "GPU virtual address"), _READ_ONLY, _PAD),
+            array="runs: bus address, bytes",
+            array_words=2,
+        ),
+        Operation(
+            Op.UNMAP,
+            "take away mappings; every one that the range touches must lie in it",
+            (_SPACE, _PAD, Field("address", "u64", "GPU virtual address"), Field("size", "u64", "bytes")),
+        ),
+        Operation(
+            Op.CHANNEL_NEW,
+            "make a channel and let it run",
+            (
+                _CHANNEL,
+                _SPACE,
+                Field("ring", "u64", "GPU virtual address of the GPFIFO"),
+                Field("order", "u32", "log2 of the GPFIFO's entries"),
+                _PAD,
+                Field("context", "u64", "GPU virtual address of memory for the graphics context"),
+            ),
+        ),
+        Operation(
+            Op.CHANNEL_FREE,
+            "take a channel off the GPU and free it",
+            (_CHANNEL, Field("kill", "u32", "0: BUSY while an engine runs it; 1: end its work")),
+        ),
     )
 }
 """Every operation by its number."""
@@ -232,3 +342,5 @@ NAIVE = frozenset(
 """One entry a call."""
 MULTICALL = NAIVE | {Op.MAP_BATCH, Op.MAP_SG_BATCH, Op.UNMAP_BATCH, Op.MAP_PGT_BATCH}
 """Entries in batches."""
+SPLIT = frozenset(op for op in Op if op >= Op.BATCH)
+"""A split driver: buffers, address spaces and channels are the hypervisor's."""

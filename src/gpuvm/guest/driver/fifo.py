@@ -24,17 +24,12 @@ from gpuvm.guest.driver.hardware import (
 from gpuvm.guest.driver.instance import Instance, InstanceMemory
 from gpuvm.guest.driver.space import SPACE_LIMIT
 from gpuvm.guest.driver.tables import Tables
+from gpuvm.registers.ramfc import ramfc
 
 CHANNELS = 128
 PLAYLIST_SIZE = 0x1000
 KILL_PATIENCE_S = 0.2
 """How long a channel that is to be killed may still take to leave its engine by itself."""
-RAMFC_CONSTANTS = (
-    (0x10, 0x0000FACE), (0x30, 0xFFFFF902), (0x54, 0x00000002), (0x84, 0x20400000), (0x94, 0x30000001),
-    (0x9C, 0x00000100), (0xA4, 0x1F1F1F1F), (0xA8, 0x1F1F1F1F), (0xAC, 0x0000001F), (0xB8, 0xF8000000),
-    (0xF8, 0x10003080), (0xFC, 0x10000010),
-)  # fmt: skip
-"""Words of a fresh channel's RAMFC whose meaning is not public, as nouveau writes them."""
 
 
 class Fifo:
@@ -106,10 +101,8 @@ class Fifo:
         """
         block = self._memory.allocate(INSTANCE_SIZE, INSTANCE_SIZE, zero=False)
         data = bytearray(INSTANCE_SIZE)
-        struct.pack_into("<Q", data, 0x08, self._userd + number * USERD_SIZE)
-        struct.pack_into("<II", data, 0x48, ring & 0xFFFFFFFF, entries.bit_length() - 1 << 16 | ring >> 32)
-        for offset, value in RAMFC_CONSTANTS:
-            struct.pack_into("<I", data, offset, value)
+        words = ramfc(self._userd + number * USERD_SIZE, ring, entries.bit_length() - 1)
+        data[: len(words)] = words
         struct.pack_into("<QQ", data, INSTANCE_DIRECTORY, directory, SPACE_LIMIT)
         block.write(0, bytes(data))
         # The USERD page may hold the last user's pointers.

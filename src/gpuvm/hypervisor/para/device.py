@@ -1,68 +1,41 @@
-"""A para-virtual GPU: the shared core of virtual GPUs plus the call device, through which the guest's driver
-hands over its page tables instead of writing them.
+"""Para-virtualization of page tables: the guest's driver hands entries over instead of writing tables.
 
 `ParaGpu` is the original's naive form, one entry a call; the other para-virtual modes offer more operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpuvm.hypervisor.channels import ShadowChannel
-from gpuvm.hypervisor.full import FullGpu, Grant
+from gpuvm.hypervisor.full import Grant
+from gpuvm.hypervisor.para.calls import CallGpu, Refused, arguments, array
 from gpuvm.hypervisor.para.channels import ParaChannel
-from gpuvm.hypervisor.para.tables import Directory, Refused, Table, TableMemory
+from gpuvm.hypervisor.para.tables import Directory, Table, TableMemory
 from gpuvm.hypervisor.tables import LARGE_SHIFT, SMALL_SHIFT
-from gpuvm.paravirt.abi import (
-    ARGUMENT_LAYOUTS,
-    ARGUMENTS,
-    CALL_BAR,
-    CALL_BAR_SIZE,
-    MULTICALL,
-    NAIVE,
-    RESULT_LAYOUTS,
-    SG_ENTRIES,
-    SIGNATURE,
-    SLOT_SIZE,
-    SLOTS,
-    VERSION,
-    Op,
-    Register,
-    Result,
-    Target,
-)
-from gpuvm.pci.device import Bar
-from gpuvm.pci.memory import DmaError
+from gpuvm.paravirt.abi import NAIVE, SG_ENTRIES, Op, Result, Target
 
 if TYPE_CHECKING:
     from gpuvm.hypervisor.aggregator import Aggregator
-
-Handler = Callable[[bytes], "tuple[int, ...]"]
 
 RATIO = 1 << (LARGE_SHIFT - SMALL_SHIFT)
 """Small pages of a large one."""
 
 
-class ParaGpu(FullGpu):
+class ParaGpu(CallGpu):
     """A virtual GPU for a driver that knows the hypervisor; one page-table entry a call."""
 
     mode = "pv-naive"
-    own_bars: Sequence[Bar] = (Bar(CALL_BAR, CALL_BAR_SIZE),)
-    operations: frozenset[Op] = NAIVE
+    operations = NAIVE
 
     def __init__(self, aggregator: Aggregator, number: int, name: str, grant: Grant) -> None:
         super().__init__(aggregator, number, name, grant)
         self.tables = TableMemory(self.memory, grant.pool, self.counters, self._flush_space)
         self._bar_directories: dict[int, Directory | None] = {1: None, 3: None}
         self._bar3_table: Table | None = None
-        self._area = 0
-        self._offered = sum(1 << op for op in self.operations)
-        self._handlers: dict[int, tuple[str, Handler]] = {
-            op: (f"calls_{op.name.lower()}", getattr(self, f"_{op.name.lower()}")) for op in self.operations
-        }
 
     def _make_channel(self, number: int) -> ShadowChannel:
         return ParaChannel(
@@ -88,87 +61,12 @@ class ParaGpu(FullGpu):
                 channel.directory = None
         if quiet:
             self.tables.close()
-        self._area = 0
         return quiet
 
-    # What full virtualization reads out of the guest's memory, a para-virtual driver says
+    # Operations
 
-    def _shadow_bar(self, index: int) -> None:
-        """An instance block of a BAR says nothing here."""
-
-    def write_tlb_flush(self, offset: int, value: int) -> None:
-        self.engines.words[offset >> 2] = value
-
-    # The call device
-
-    def _read_own(self, bar: int, offset: int, size: int) -> int:
-        if bar != CALL_BAR:
-            return 0
-        self.counters.traps_call += 1
-        if size != 4:
-            return 0
-        if offset == Register.SIGNATURE:
-            return SIGNATURE
-        if offset == Register.VERSION:
-            return VERSION
-        if offset in (Register.OPERATIONS_LOW, Register.OPERATIONS_HIGH):
-            return self._offered >> 8 * (offset - Register.OPERATIONS_LOW) & 0xFFFFFFFF
-        if offset in (Register.AREA_LOW, Register.AREA_HIGH):
-            return self._area >> 8 * (offset - Register.AREA_LOW) & 0xFFFFFFFF
-        return SLOTS if offset == Register.SLOTS else 0
-
-    def _write_own(self, bar: int, offset: int, size: int, value: int) -> None:
-        if bar != CALL_BAR:
-            return
-        self.counters.traps_call += 1
-        if size != 4:
-            return
-        if offset == Register.CALL:
-            if not self._gone:
-                self._call(value)
-        elif offset == Register.AREA_LOW:
-            self._area = self._area >> 32 << 32 | value & ~(SLOT_SIZE - 1)
-        elif offset == Register.AREA_HIGH:
-            self._area = self._area & 0xFFFFFFFF | (value & 0xFF) << 32
-
-    def _call(self, slot: int) -> None:
-        """Perform the call in a slot. The slot is copied first: what the guest changes meanwhile is not
-        seen."""
-        bus = self.memory.bus
-        at = self._area + slot * SLOT_SIZE
-        try:
-            if not self._area or slot >= SLOTS:
-                raise DmaError(at)
-            record = bus.read(at, SLOT_SIZE)
-        except DmaError:
-            self.counters.call_failures += 1
-            return
-        number = int.from_bytes(record[:4], "little")
-        answer: tuple[int, ...] = ()
-        result = Result.UNKNOWN_OPERATION
-        known = self._handlers.get(number)
-        if known is not None:
-            name, handler = known
-            setattr(self.counters, name, getattr(self.counters, name) + 1)
-            try:
-                answer = handler(record)
-                result = Result.OK
-            except Refused as refused:
-                result = refused.result
-        if result is not Result.OK:
-            self.counters.call_failures += 1
-        try:
-            if answer:
-                bus.write(at + ARGUMENTS, RESULT_LAYOUTS[Op(number)].pack(*answer))
-            bus.write(at, result.to_bytes(4, "little"))
-        except DmaError:
-            # The machine's memory went away under the call.
-            self.counters.call_failures += 1
-
-    # Operations: each gets the copy of its slot and returns its results
-
-    def _set_pgd(self, record: bytes) -> tuple[int, ...]:
-        target, number, wanted = ARGUMENT_LAYOUTS[Op.SET_PGD].unpack_from(record, ARGUMENTS)
+    def _set_pgd(self, data: bytes) -> tuple[int, ...]:
+        target, number, wanted = arguments(Op.SET_PGD, data)
         directory = self.tables.directory(wanted) if wanted else None
         if target == Target.CHANNEL:
             if number >= len(self.channels):
@@ -191,36 +89,36 @@ class ParaGpu(FullGpu):
             self._show_bar(target)
         return ()
 
-    def _map_pgt(self, record: bytes) -> tuple[int, ...]:
-        number, index, _, big, small = ARGUMENT_LAYOUTS[Op.MAP_PGT].unpack_from(record, ARGUMENTS)
+    def _map_pgt(self, data: bytes) -> tuple[int, ...]:
+        number, index, _, big, small = arguments(Op.MAP_PGT, data)
         self._link(self.tables.directory(number), index, [(big, small)])
         return ()
 
-    def _map(self, record: bytes) -> tuple[int, ...]:
-        number, index, _, entry = ARGUMENT_LAYOUTS[Op.MAP].unpack_from(record, ARGUMENTS)
+    def _map(self, data: bytes) -> tuple[int, ...]:
+        number, index, _, entry = arguments(Op.MAP, data)
         table = self.tables.table(number)
         self.tables.set_one(table, index, entry)
         self._changed(table, index, 1)
         return ()
 
-    def _vm_flush(self, record: bytes) -> tuple[int, ...]:
-        (number,) = ARGUMENT_LAYOUTS[Op.VM_FLUSH].unpack_from(record, ARGUMENTS)
+    def _vm_flush(self, data: bytes) -> tuple[int, ...]:
+        (number,) = arguments(Op.VM_FLUSH, data)
         directory = self.tables.directory(number)
         self.counters.tlb_flushes += 1
         self.tables.flush(directory)
         return ()
 
-    def _mem_alloc(self, record: bytes) -> tuple[int, ...]:
-        (kind,) = ARGUMENT_LAYOUTS[Op.MEM_ALLOC].unpack_from(record, ARGUMENTS)
+    def _mem_alloc(self, data: bytes) -> tuple[int, ...]:
+        (kind,) = arguments(Op.MEM_ALLOC, data)
         return (self.tables.allocate(kind),)
 
-    def _mem_free(self, record: bytes) -> tuple[int, ...]:
-        (number,) = ARGUMENT_LAYOUTS[Op.MEM_FREE].unpack_from(record, ARGUMENTS)
+    def _mem_free(self, data: bytes) -> tuple[int, ...]:
+        (number,) = arguments(Op.MEM_FREE, data)
         self.tables.free(number)
         return ()
 
-    def _bar3_pgt(self, record: bytes) -> tuple[int, ...]:
-        (number,) = ARGUMENT_LAYOUTS[Op.BAR3_PGT].unpack_from(record, ARGUMENTS)
+    def _bar3_pgt(self, data: bytes) -> tuple[int, ...]:
+        (number,) = arguments(Op.BAR3_PGT, data)
         table = self.tables.table(number) if number else None
         if table is not None:
             if table.big:
@@ -232,37 +130,31 @@ class ParaGpu(FullGpu):
         self._show_bar(3)
         return ()
 
-    def _map_batch(self, record: bytes) -> tuple[int, ...]:
-        number, first, count, entry = ARGUMENT_LAYOUTS[Op.MAP_BATCH].unpack_from(record, ARGUMENTS)
+    def _map_batch(self, data: bytes) -> tuple[int, ...]:
+        number, first, count, entry = arguments(Op.MAP_BATCH, data)
         table = self.tables.table(number)
         self.tables.set_run(table, first, count, entry)
         self._changed(table, first, count)
         return ()
 
-    def _map_sg_batch(self, record: bytes) -> tuple[int, ...]:
-        layout = ARGUMENT_LAYOUTS[Op.MAP_SG_BATCH]
-        number, first, count = layout.unpack_from(record, ARGUMENTS)
-        if not 0 < count <= SG_ENTRIES:
-            raise Refused(Result.BAD_ARGUMENT)
+    def _map_sg_batch(self, data: bytes) -> tuple[int, ...]:
+        number, first, count = arguments(Op.MAP_SG_BATCH, data)
+        entries = array(Op.MAP_SG_BATCH, data, count, SG_ENTRIES)
         table = self.tables.table(number)
-        entries = np.frombuffer(record, np.uint64, count, ARGUMENTS + layout.size)
         self.tables.set_many(table, first, entries)
         self._changed(table, first, count)
         return ()
 
-    def _unmap_batch(self, record: bytes) -> tuple[int, ...]:
-        number, first, count = ARGUMENT_LAYOUTS[Op.UNMAP_BATCH].unpack_from(record, ARGUMENTS)
+    def _unmap_batch(self, data: bytes) -> tuple[int, ...]:
+        number, first, count = arguments(Op.UNMAP_BATCH, data)
         table = self.tables.table(number)
         self.tables.clear(table, first, count)
         self._changed(table, first, count)
         return ()
 
-    def _map_pgt_batch(self, record: bytes) -> tuple[int, ...]:
-        layout = ARGUMENT_LAYOUTS[Op.MAP_PGT_BATCH]
-        number, first, count = layout.unpack_from(record, ARGUMENTS)
-        if not 0 < count <= SG_ENTRIES:
-            raise Refused(Result.BAD_ARGUMENT)
-        ids = np.frombuffer(record, np.uint64, 2 * count, ARGUMENTS + layout.size).tolist()
+    def _map_pgt_batch(self, data: bytes) -> tuple[int, ...]:
+        number, first, count = arguments(Op.MAP_PGT_BATCH, data)
+        ids = array(Op.MAP_PGT_BATCH, data, count, SG_ENTRIES).tolist()
         self._link(self.tables.directory(number), first, list(zip(ids[::2], ids[1::2], strict=True)))
         return ()
 
@@ -320,19 +212,13 @@ class ParaGpu(FullGpu):
         with self._aggregator.lock:
             aperture = self._aggregator.bar1 if index == 1 else self._aggregator.bar3
             if arena is not None:
-                end = min(end, arena.size >> SMALL_SHIFT)
-                if first < end:
-                    visible = self._bars[index].table.entries[first:end]
+                last = min(end, arena.size >> SMALL_SHIFT)
+                if first < last:
+                    visible = self._bars[index].table.entries[first:last]
                     self.counters.shadow_writes += 2 * aperture.map(
                         arena.base + (first << SMALL_SHIFT), visible
                     )
             if index == 1:
                 self._map_poll()
             aperture.flush()
-
-
-class MulticallGpu(ParaGpu):
-    """Para-virtualization with batches of entries."""
-
-    mode = "pv-multicall"
-    operations = MULTICALL
+        self._map_window(index, first, end - first)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gpuvm.hypervisor.address import GuestMemory
 from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.errors import OutOfResourcesError
+from gpuvm.hypervisor.para.calls import Refused
 from gpuvm.hypervisor.shadow import ShadowPool
 from gpuvm.hypervisor.tables import (
     DIRECTORY_ENTRIES,
@@ -28,14 +29,6 @@ from gpuvm.hypervisor.tables import (
 from gpuvm.paravirt.abi import Kind, Result
 
 Entries = npt.NDArray[np.uint64]
-
-
-class Refused(Exception):
-    """A call that ends with a result other than OK."""
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.name)
-        self.result = result
 
 
 class Table:
