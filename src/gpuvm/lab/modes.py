@@ -37,6 +37,7 @@ MODES: dict[str, Mode] = {
         Mode("fv", True, True, "full virtualization: shadows follow single writes, apertures are mapped"),
         Mode("pv-naive", True, True, "a driver that knows the hypervisor, one call for a page-table entry"),
         Mode("pv-multicall", True, True, "a driver that knows the hypervisor, entries in batches"),
+        Mode("pv-drm", True, True, "a split driver: buffers, channels and submissions are forwarded"),
     )
 }
 """Every mode by its name, the baseline first."""

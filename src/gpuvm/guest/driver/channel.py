@@ -10,14 +10,12 @@ from array import array
 from typing import TYPE_CHECKING
 
 from gpuvm.guest.driver.errors import ChannelFault, Fault, FaultKind
-from gpuvm.guest.driver.hardware import BAR_VRAM
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
 from gpuvm.guest.driver.ring import Ring
 
 if TYPE_CHECKING:
     from gpuvm.guest.driver.context import GpuContext
-    from gpuvm.guest.driver.instance import Instance
 
 FENCE_SIZE = 0x1000
 RING_ENTRIES = 1024
@@ -62,11 +60,8 @@ class Channel:
         self._push_offset = FENCE_SIZE + RING_ENTRIES * 8
         self._put = 0
         self._ring = Ring(PUSH_SIZE, self.finished, self.wait, RING_ENTRIES - 2)
-        self._doorbell = self._driver.fifo.doorbell(number)
-        self.directory = context.space.directory
-        self.block: Instance = self._driver.fifo.new_block(
-            number, context.space.directory_address, self.ring_address, RING_ENTRIES
-        )
+        self._ring_doorbell = self._driver.fifo.doorbell(number)
+        self.block = self._driver.fifo.new_block(number, context.space, self.ring_address, RING_ENTRIES)
 
     def submit(self, words: list[int]) -> int:
         """Queue a pushbuffer piece and ring the doorbell; returns its sequence number. Does not wait for the
@@ -99,7 +94,7 @@ class Channel:
             struct.pack_into("<II", self._view, entry, address & 0xFFFFFFFC, address >> 32 | len(data) << 10)
             self._put = (self._put + 1) % RING_ENTRIES
             self.submitted = sequence
-            driver.function.device.write(BAR_VRAM, self._doorbell, 4, self._put)
+            self._ring_doorbell(self._put)
             return sequence
 
     def finished(self, sequence: int) -> bool:

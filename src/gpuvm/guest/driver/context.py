@@ -21,7 +21,7 @@ from gpuvm.guest.driver.push import (
     Host,
     increment,
 )
-from gpuvm.guest.driver.space import AddressSpace
+from gpuvm.guest.driver.space import Space
 
 if TYPE_CHECKING:
     from gpuvm.guest.driver.device import Driver
@@ -62,7 +62,7 @@ class GpuContext:
         self._local: DeviceBuffer | None = None
         with driver.lock:
             number = driver.fifo.take_number()
-            self.space = AddressSpace(driver.tables)
+            self.space: Space = driver.backend.new_space()
             try:
                 for buffer in driver.host_buffers.values():
                     self.space.map_host(buffer)
@@ -70,7 +70,7 @@ class GpuContext:
                 # One big page holds c[0x0] and c[0x1] (8 KiB) and the graphics context behind them.
                 self._fixed = self.allocate(0x2000 + graph.context_size)
                 self.channel = Channel(self, number)
-                driver.add_graph_context(self.channel.block, self._fixed, 0x2000)
+                self.channel.block.set_context(self._fixed, 0x2000)
                 driver.add_channel(self.channel)
                 driver.contexts.append(self)
             except Exception:
@@ -136,14 +136,14 @@ class GpuContext:
         with driver.lock:
             driver.contexts.remove(self)
             self.channel.close(kill)
+            self.space.stale = True
+            self.space.flush()
+            self.space.close()
             for buffer in self._buffers.values():
                 for at, length in buffer.pieces:
                     driver.vram.free(at, length)
             self._buffers.clear()
             self._local = None
-            self.space.stale = True
-            self.space.flush()
-            self.space.close()
 
     def finish(self) -> None:
         """Wait for queued work if the channel still runs."""

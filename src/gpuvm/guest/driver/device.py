@@ -5,27 +5,17 @@ from __future__ import annotations
 
 import threading
 
+from gpuvm.guest.driver.backend import Backend, HardwareBackend
 from gpuvm.guest.driver.channel import Channel
-from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
+from gpuvm.guest.driver.context import GpuContext
 from gpuvm.guest.driver.errors import DeviceTimeout, DriverError, Fault, NoDevice
-from gpuvm.guest.driver.fifo import Fifo
 from gpuvm.guest.driver.function import Function, find_gpu
-from gpuvm.guest.driver.graph import Graph
-from gpuvm.guest.driver.hardware import (
-    CHIPSET_GF100,
-    ENABLE_COPY0,
-    INSTANCE_GRAPH,
-    INSTANCE_SIZE,
-    UNIT_DISABLED_COPY0,
-    Reg,
-)
+from gpuvm.guest.driver.hardware import CHIPSET_GF100, Reg
 from gpuvm.guest.driver.host import HostBuffer, RegisteredBuffer
-from gpuvm.guest.driver.instance import Instance, InstanceMemory, Vram, vram_ranges
-from gpuvm.guest.driver.interrupts import Interrupts
-from gpuvm.guest.driver.para import CallDevice, hypercall_tables
-from gpuvm.guest.driver.space import AddressSpace
-from gpuvm.guest.driver.tables import HardwareTables, Tables
+from gpuvm.guest.driver.para import CallDevice
+from gpuvm.guest.driver.split import SplitBackend
 from gpuvm.guest.machine import Machine
+from gpuvm.paravirt.abi import SPLIT
 
 
 class Driver:
@@ -38,6 +28,8 @@ class Driver:
 
     Attributes
     ----------
+    backend : Backend
+        The way to the GPU; what kind, the device says.
     copy_engine : bool
         Whether PCOPY0 is there.
 
@@ -60,24 +52,17 @@ class Driver:
         if boot >> 20 & 0xFFF != CHIPSET_GF100:
             raise NoDevice(f"PMC_BOOT_0 must name chipset {CHIPSET_GF100:03x} (GF100); it reads {boot:#010x}")
         self.function.enable()
-        self.vram = Vram(vram_ranges(self.function))
-        self.calls = CallDevice.probe(self.function, machine)
-        self.tables: Tables
-        if self.calls is None:
-            self.memory = InstanceMemory(self.function, self.vram)
-            self.tables = HardwareTables(self.memory)
+        calls = CallDevice.probe(self.function, machine)
+        self.backend: Backend
+        if calls is not None and calls.operations >= SPLIT:
+            self.backend = SplitBackend(self.function, calls, self._on_fault)
         else:
-            self.tables = hypercall_tables(self.calls)
-            self.memory = InstanceMemory(self.function, self.vram, self.tables.window)
-        self.fifo = Fifo(self.function, self.memory, self.tables)
-        self.graph = Graph(self.function)
-        self.interrupts = Interrupts(self.function, self.graph.shape, self.fifo.subfifos, self._on_fault)
+            self.backend = HardwareBackend(self.function, calls, self._on_fault)
+        self.vram, self.fifo, self.graph = self.backend.vram, self.backend.fifo, self.backend.graph
+        self.interrupts = self.backend.interrupts
+        self.copy_engine = self.backend.copy_engine
         machine.on_interrupt(self.function.device, self.interrupts.line.top_half)
-        self.copy_engine = not self.function.read(Reg.UNITS_DISABLE) & UNIT_DISABLED_COPY0
-        if self.copy_engine:
-            self.function.mask(Reg.PMC_ENABLE, 0, ENABLE_COPY0)
-        self.graph.start()
-        self._make_golden()
+        self.backend.start()
         self.interrupts.enable()
         self.idle_vram = self.vram.used_bytes
 
@@ -146,7 +131,7 @@ class Driver:
     def add_channel(self, channel: Channel) -> None:
         """Put a channel on the playlist."""
         self._channels[channel.number] = channel
-        self.fifo.start(channel.number, channel.block, channel.directory)
+        channel.block.start()
 
     def remove_channel(self, channel: Channel, kill: bool = False) -> None:
         """Take a channel off the playlist for good."""
@@ -154,15 +139,6 @@ class Driver:
             self.fifo.stop(channel.number, kill)
         self.fifo.remove(channel.number)
         self._channels.pop(channel.number, None)
-
-    def add_graph_context(self, block: Instance, buffer: DeviceBuffer, offset: int) -> None:
-        """Give a channel its graphics context inside a mapped VRAM buffer."""
-        image = self.graph.golden
-        at = buffer.pieces[0][0] + offset
-        self.memory.pramin(at, image)
-        va = buffer.address + offset
-        block.write32(INSTANCE_GRAPH, va & 0xFFFFFFFF | 4)
-        block.write32(INSTANCE_GRAPH + 4, va >> 32)
 
     def close(self) -> None:
         """Destroy the contexts and quiesce the device."""
@@ -173,34 +149,8 @@ class Driver:
                 self.free_host(buffer)
             self.interrupts.disable()
             self.machine.on_interrupt(self.function.device, None)
-            self.fifo.close()
-            self.memory.close()
-            if self.calls is not None:
-                self.calls.close()
+            self.backend.close()
             self.function.disable()
-
-    def _make_golden(self) -> None:
-        """Bind a channel that never runs and let PGRAPH fill its context with the initial state."""
-        size = self.graph.context_size
-        space = AddressSpace(self.tables)
-        pieces = self.vram.allocate_pieces(size)
-        va = space.map_vram(pieces)
-        block = self.memory.allocate(INSTANCE_SIZE)
-        block.write(0x200, space.directory_address.to_bytes(8, "little"))
-        block.write(0x208, ((1 << 40) - 1).to_bytes(8, "little"))
-        block.write32(INSTANCE_GRAPH, va & 0xFFFFFFFF | 4)
-        block.write32(INSTANCE_GRAPH + 4, va >> 32)
-        space.flush()
-        image = self.memory.show(pieces[0][0], size)
-        image.zero()
-        self.graph.make_golden(block, image)
-        self.memory.hide(image)
-        block.free()
-        space.unmap_vram(va, pieces[0][1])
-        space.flush()
-        space.close()
-        for at, length in pieces:
-            self.vram.free(at, length)
 
     def _on_fault(self, instance: int, number: int, fault: Fault) -> None:
         with self.lock:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from gpuvm.guest.driver.hardware import (
     BIG_SHIFT,
     ENABLE_PFIFO,
     INSTANCE_DIRECTORY,
+    INSTANCE_GRAPH,
     INSTANCE_SIZE,
     PTE_PRESENT,
     SUBFIFO_STRIDE,
@@ -22,9 +25,12 @@ from gpuvm.guest.driver.hardware import (
     Reg,
 )
 from gpuvm.guest.driver.instance import Instance, InstanceMemory
-from gpuvm.guest.driver.space import SPACE_LIMIT
+from gpuvm.guest.driver.space import SPACE_LIMIT, AddressSpace, Space
 from gpuvm.guest.driver.tables import Tables
 from gpuvm.registers.ramfc import ramfc
+
+if TYPE_CHECKING:
+    from gpuvm.guest.driver.context import DeviceBuffer
 
 CHANNELS = 128
 PLAYLIST_SIZE = 0x1000
@@ -39,12 +45,15 @@ class Fifo:
     ----------
     subfifos : int
         PBDMA units.
+    golden : bytes
+        The graphics context that new channels start from.
     """
 
     def __init__(self, function: Function, memory: InstanceMemory, tables: Tables) -> None:
         self._function = function
         self._memory = memory
         self._tables = tables
+        self.golden = b""
         self._running: set[int] = set()
         self._numbers = set(range(1, CHANNELS))
         self._playlists = [memory.allocate(PLAYLIST_SIZE), memory.allocate(PLAYLIST_SIZE)]
@@ -85,29 +94,35 @@ class Fifo:
         self._numbers.remove(number)
         return number
 
-    def doorbell(self, number: int) -> int:
-        """BAR1 offset of a channel's GP_PUT."""
-        return number * USERD_SIZE + USERD_GP_PUT
+    def doorbell(self, number: int) -> Callable[[int], None]:
+        """Return what writes a channel's GP_PUT."""
+        write, offset = self._function.device.write, number * USERD_SIZE + USERD_GP_PUT
+        return lambda put: write(BAR_VRAM, offset, 4, put)
 
-    def new_block(self, number: int, directory: int, ring: int, entries: int) -> Instance:
+    def new_block(self, number: int, space: Space, ring: int, entries: int) -> ChannelBlock:
         """Make a channel's instance block.
 
         Parameters
         ----------
-        directory : int
-            What the block's page directory word holds.
+        space : Space
+            Where the channel runs.
         ring, entries : int
             GPU virtual address of the GPFIFO and its number of entries, a power of two.
         """
-        block = self._memory.allocate(INSTANCE_SIZE, INSTANCE_SIZE, zero=False)
+        assert isinstance(space, AddressSpace)
+        instance = self._memory.allocate(INSTANCE_SIZE, INSTANCE_SIZE, zero=False)
         data = bytearray(INSTANCE_SIZE)
         words = ramfc(self._userd + number * USERD_SIZE, ring, entries.bit_length() - 1)
         data[: len(words)] = words
-        struct.pack_into("<QQ", data, INSTANCE_DIRECTORY, directory, SPACE_LIMIT)
-        block.write(0, bytes(data))
+        struct.pack_into("<QQ", data, INSTANCE_DIRECTORY, space.directory_address, SPACE_LIMIT)
+        instance.write(0, bytes(data))
         # The USERD page may hold the last user's pointers.
         self._function.device.write_block(BAR_VRAM, number * USERD_SIZE, bytes(0x100), 4)
-        return block
+        return ChannelBlock(self, number, instance, space.directory)
+
+    def write_golden(self, address: int) -> None:
+        """Put the context image that new channels start from into VRAM."""
+        self._memory.pramin(address, self.golden)
 
     def start(self, number: int, block: Instance, directory: int) -> None:
         """Put a channel on the playlist."""
@@ -175,3 +190,32 @@ class Fifo:
         tables.write(table, 0, np.uint64(self._userd >> 8 | PTE_PRESENT) + first)
         tables.show(directory, self._function.bar_sizes[BAR_VRAM])
         return [directory, table]
+
+
+class ChannelBlock:
+    """The instance block of one channel."""
+
+    def __init__(self, fifo: Fifo, number: int, instance: Instance, directory: int) -> None:
+        self._fifo = fifo
+        self._number = number
+        self._instance = instance
+        self._directory = directory
+        self.address = instance.address
+
+    def set_context(self, buffer: DeviceBuffer, offset: int) -> None:
+        """Give the channel a fresh graphics context in a mapped buffer."""
+        self._fifo.write_golden(buffer.pieces[0][0] + offset)
+        write_context(self._instance, buffer.address + offset)
+
+    def start(self) -> None:
+        """Put the channel on the playlist."""
+        self._fifo.start(self._number, self._instance, self._directory)
+
+    def free(self) -> None:
+        self._instance.free()
+
+
+def write_context(instance: Instance, va: int) -> None:
+    """Say in an instance block where the graphics context is."""
+    instance.write32(INSTANCE_GRAPH, va & 0xFFFFFFFF | 4)
+    instance.write32(INSTANCE_GRAPH + 4, va >> 32)

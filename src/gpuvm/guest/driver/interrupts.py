@@ -121,7 +121,7 @@ class Interrupts:
             before = self._waiters
             self._waiters += more
             if (before == 0) != (self._waiters == 0):
-                self._function.write(Reg.PFIFO_INTR_EN, 0xFFFFFFFF if self._waiters else 0x7FFFFFFF)
+                self._want_completions(self._waiters > 0)
 
     def service(self) -> None:
         """Handle whatever is pending. Called by whichever thread of the guest notices first."""
@@ -132,20 +132,28 @@ class Interrupts:
                 return
             self.line.pending = False
             self.serviced += 1
-            function = self._function
-            function.write(Reg.PMC_INTR_EN, 0)
-            try:
-                leaf = function.read(Reg.PMC_INTR)
-                # A trap names the warp's error, the fault that comes with it names the channel: read traps
-                # first.
-                trap = self._graph() if leaf & INTR_PGRAPH else None
-                if leaf & INTR_PFIFO:
-                    trap = self._fifo(trap)
-                if trap is not None:
-                    self._on_fault(trap[0], -1, trap[1])
-            finally:
-                function.write(Reg.PMC_INTR_EN, 1)
-                function.device.write(0, Reg.PCI_MSI_REARM, 1, 0xFF)
+            self._handle()
+
+    def _want_completions(self, wanted: bool) -> None:
+        """Switch completion interrupts on or off."""
+        self._function.write(Reg.PFIFO_INTR_EN, 0xFFFFFFFF if wanted else 0x7FFFFFFF)
+
+    def _handle(self) -> None:
+        """Go through the interrupt tree."""
+        function = self._function
+        function.write(Reg.PMC_INTR_EN, 0)
+        try:
+            leaf = function.read(Reg.PMC_INTR)
+            # A trap names the warp's error, the fault that comes with it names the channel: read traps
+            # first.
+            trap = self._graph() if leaf & INTR_PGRAPH else None
+            if leaf & INTR_PFIFO:
+                trap = self._fifo(trap)
+            if trap is not None:
+                self._on_fault(trap[0], -1, trap[1])
+        finally:
+            function.write(Reg.PMC_INTR_EN, 1)
+            function.device.write(0, Reg.PCI_MSI_REARM, 1, 0xFF)
 
     def _fifo(self, trap: tuple[int, Fault] | None) -> tuple[int, Fault] | None:
         function = self._function

@@ -49,7 +49,7 @@ class CallDevice:
 
     def __init__(self, function: Function, machine: Machine) -> None:
         self._device = function.device
-        self._machine = machine
+        self.machine = machine
         version = self._read(Register.VERSION)
         if version != VERSION:
             raise DriverError(f"the hypervisor's call interface must have version {VERSION}, got {version}")
@@ -85,6 +85,13 @@ class CallDevice:
         DriverError
             If it refuses the operation otherwise.
         """
+        result, answer = self.perform(op, *arguments, array=array)
+        if result != Result.OK:
+            raise refusal(f"{op.name}{arguments}", result)
+        return answer
+
+    def perform(self, op: Op, *arguments: int, array: bytes = b"") -> tuple[int, tuple[int, ...]]:
+        """Perform one operation; returns its result (`Result`) and what it answers."""
         with self._lock:
             slot = self._slots.pop()
         try:
@@ -98,26 +105,38 @@ class CallDevice:
                 area[first : first + len(array)] = array
             self._write(Register.CALL, slot)
             (result,) = struct.unpack_from("<I", area, at)
-            if result == Result.OK:
-                return RESULT_LAYOUTS[op].unpack_from(area, at + ARGUMENTS)
+            return result, RESULT_LAYOUTS[op].unpack_from(area, at + ARGUMENTS)
         finally:
             self._slots.append(slot)
-        text = RESULT_TEXT[Result(result)] if result in RESULT_TEXT else f"result {result}"
-        kind = OutOfMemory if result == Result.NO_MEMORY else DriverError
-        raise kind(f"the hypervisor refused {op.name}{arguments}: {text}")
+
+    def share(self, address: int) -> None:
+        """Say where the shared page of a split driver is, 0 for nowhere."""
+        self._write(Register.SHARED_HIGH, address >> 32)
+        self._write(Register.SHARED_LOW, address & 0xFFFFFFFF)
+
+    def kick(self, channel: int) -> None:
+        """Say that a channel has new work."""
+        self._write(Register.KICK, channel)
 
     def close(self) -> None:
         """Take the call area back."""
         self._write(Register.AREA_LOW, 0)
         self._write(Register.AREA_HIGH, 0)
         self._area.release()
-        self._machine.pages.free(self._runs)
+        self.machine.pages.free(self._runs)
 
     def _read(self, register: Register) -> int:
         return self._device.read(CALL_BAR, register, 4)
 
     def _write(self, register: Register, value: int) -> None:
         self._device.write(CALL_BAR, register, 4, value)
+
+
+def refusal(what: str, result: int) -> DriverError:
+    """The error of a call that the hypervisor refused."""
+    text = RESULT_TEXT[Result(result)] if result in RESULT_TEXT else f"result {result}"
+    kind = OutOfMemory if result == Result.NO_MEMORY else DriverError
+    return kind(f"the hypervisor refused {what}: {text}")
 
 
 class HypercallTables:
