@@ -3,31 +3,36 @@ before."""
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from typing import ClassVar
 
-from gpuvm.schedulers.policy import Command, Payload, Scheduler
+from gpuvm.schedulers.policy import Payload, Scheduler, Share
 
 
 class FifoScheduler(Scheduler[Payload]):
-    """Commands run one at a time in the order in which they came, whoever sent them."""
+    """Commands run one at a time in the order in which they came, whoever sent them. A capped VM's commands
+    let others pass while it waits."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._queue: deque[Command[Payload]] = deque()
+        self._heads: list[tuple[int, int]] = []
+        """Of each VM that may run, its first command's number; entries that no longer hold are skipped."""
 
-    def _put(self, now: int, command: Command[Payload]) -> None:
-        self._queue.append(command)
+    def _ready(self, now: int, share: Share) -> None:
+        heapq.heappush(self._heads, (share.queue[0].sequence, share.vm))
 
-    def _choose(self, now: int) -> Command[Payload] | None:
-        return self._queue.popleft() if self._queue else None
-
-    def _drop(self, vm: int) -> list[Command[Payload]]:
-        dropped = [command for command in self._queue if command.vm == vm]
-        self._queue = deque(command for command in self._queue if command.vm != vm)
-        return dropped
+    def _select(self, now: int) -> Share | None:
+        while self._heads:
+            sequence, vm = heapq.heappop(self._heads)
+            share: Share | None = self.shares.get(vm)
+            if share is None or share.throttled or not share.queue:
+                continue
+            if share.queue[0].sequence == sequence:
+                return share
+        return None
 
 
 class DirectScheduler(FifoScheduler[Payload]):
     """No scheduling: a command goes to the GPU when it comes, and the GPU's own channel switching decides."""
 
-    concurrent = True
+    concurrent: ClassVar[bool] = True
