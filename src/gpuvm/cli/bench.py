@@ -21,7 +21,7 @@ from gpuvm.lab.modes import MODES
 from gpuvm.lab.recorder import Recorder
 from gpuvm.lab.report import comparison, document, totals
 from gpuvm.lab.runner import Run
-from gpuvm.schedulers import SCHEDULERS
+from gpuvm.schedulers import NAMES
 from gpuvm.workloads import WORKLOADS
 from gpuvm.workloads.base import SIZES, WorkloadError
 
@@ -54,7 +54,7 @@ def bench(
         workloads=[WORKLOADS[name] for name in choose("--workload", workload, WORKLOADS)],
         size=choose_one("--size", size, SIZES),
         vms=vms,
-        scheduler=choose_one("--scheduler", scheduler, SCHEDULERS),
+        scheduler=choose_one("--scheduler", scheduler, NAMES),
         data=data,
         seed=seed,
         repeat=repeat,

@@ -19,7 +19,7 @@ from gpuvm.guest import injection
 from gpuvm.hypervisor.errors import HypervisorError
 from gpuvm.lab.modes import MODES
 from gpuvm.lab.system import LabMachine, System
-from gpuvm.schedulers import SCHEDULERS
+from gpuvm.schedulers import NAMES
 
 INTERRUPTED = 130
 
@@ -46,7 +46,7 @@ def run(
     chosen = choose_one("--mode", mode, MODES)
     if vms > 1 and not MODES[chosen].shared:
         raise CommandError(f"--vms must be 1 with --mode {chosen}, which does not share the GPU, got {vms}")
-    policy = choose_one("--scheduler", scheduler, SCHEDULERS)
+    policy = choose_one("--scheduler", scheduler, NAMES)
     ram, video = size_bytes("--memory", memory), size_bytes("--vram", vram)
     try:
         system = System(chosen, vms, scheduler=policy, memory=ram, vram=video, watchdog_s=watchdog)

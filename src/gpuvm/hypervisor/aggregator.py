@@ -42,7 +42,7 @@ from gpuvm.hypervisor.tables import DIRECTORY_BYTES
 from gpuvm.hypervisor.techniques import TECHNIQUES
 from gpuvm.hypervisor.virtual import VirtualGpu
 from gpuvm.pci.memory import PAGE
-from gpuvm.schedulers import SCHEDULERS, Scheduler
+from gpuvm.schedulers import Scheduler, make_scheduler
 
 if TYPE_CHECKING:
     from gpuvm.hypervisor.channels import ShadowChannel
@@ -76,7 +76,7 @@ class Aggregator:
     gpu : Gpu
         The physical GPU; the aggregator resets it, brings it up, and leaves it reset when it is closed.
     scheduler : str or Scheduler
-        Policy of the dispatcher, by name ("fifo", "direct") or as an object.
+        Policy of the dispatcher, by name (`gpuvm.schedulers.NAMES`) or as an object.
     reserve : int, optional
         Bytes at the top of video memory for shadows; an eighth (at least 24 MiB) by default.
 
@@ -92,11 +92,10 @@ class Aggregator:
         self, gpu: Gpu, scheduler: str | Scheduler[Any] = "fifo", *, reserve: int | None = None
     ) -> None:
         if isinstance(scheduler, str):
-            if scheduler not in SCHEDULERS:
-                raise HypervisorError(
-                    f"the scheduler must be one of {', '.join(SCHEDULERS)}, got {scheduler!r}"
-                )
-            scheduler = SCHEDULERS[scheduler]()
+            try:
+                scheduler = make_scheduler(scheduler)
+            except ValueError as error:
+                raise HypervisorError(str(error)) from None
         self.gpu = PhysicalGpu(gpu)
         self.lock = threading.RLock()
         self.bus = MachineBus()
@@ -155,6 +154,7 @@ class Aggregator:
         vram: int | None = None,
         channels: int | None = None,
         weight: int = 1,
+        cap: float | None = None,
     ) -> VirtualGpu:
         """Make a virtual GPU.
 
@@ -168,6 +168,8 @@ class Aggregator:
             Channels; 8 by default.
         weight : int
             Relative share of GPU time, for schedulers that know one.
+        cap : float, optional
+            Largest part of the GPU's time that it may use, even if nobody else wants it.
 
         Raises
         ------
@@ -186,6 +188,11 @@ class Aggregator:
                 raise UnknownModeError(f"the mode must be one of {', '.join(MODES)}, got {mode!r}{hint}")
             if weight < 1:
                 raise HypervisorError(f"a virtual GPU's weight must be at least 1, got {weight}")
+            if cap is not None and (not 0 < cap <= 1 or self.dispatcher.scheduler.concurrent):
+                raise HypervisorError(
+                    "a virtual GPU's cap must be above 0 and up to 1, and the scheduler must not be direct; "
+                    f"got {cap}"
+                )
             if self.exclusive or (mode == PASSTHROUGH and self._vgpus):
                 raise ExclusiveError(
                     "pass-through needs the GPU for itself; destroy the other virtual GPUs first "
@@ -201,7 +208,7 @@ class Aggregator:
                 self._grants[number] = grant
                 vgpu = FULL_MODES[mode](self, number, name, grant)
                 self._full = (*self._full, vgpu)
-                self.dispatcher.add(number, weight)
+                self.dispatcher.add(number, weight, cap)
             self._next += 1
             self._vgpus[number] = vgpu
             return vgpu

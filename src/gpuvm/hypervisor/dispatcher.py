@@ -87,10 +87,10 @@ class Dispatcher:
             self._thread = threading.Thread(target=self._run, name="gpuvm-dispatcher", daemon=True)
             self._thread.start()
 
-    def add(self, vm: int, weight: int) -> None:
+    def add(self, vm: int, weight: int, cap: float | None = None) -> None:
         """Let a VM submit."""
         with self._wake:
-            self.scheduler.add(vm, weight)
+            self.scheduler.add(vm, weight, cap)
 
     def remove(self, vm: int) -> None:
         """Forget a VM and what it has queued."""

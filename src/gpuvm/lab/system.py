@@ -88,7 +88,7 @@ class System:
     machines : int
         How many; 1 in modes that do not share.
     scheduler : str
-        A name in `schedulers.SCHEDULERS`.
+        A name in `schedulers.NAMES`.
     vram, memory : int
         Bytes of video memory and of RAM that each machine has.
     watchdog_s : float, optional

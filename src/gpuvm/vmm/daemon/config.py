@@ -27,7 +27,7 @@ import msgspec
 
 from gpuvm.gpu.profile import PROFILES
 from gpuvm.hypervisor import MODES
-from gpuvm.schedulers import SCHEDULERS
+from gpuvm.schedulers import NAMES
 from gpuvm.vmm.daemon.errors import DaemonError
 from gpuvm.vmm.sizes import parse_size
 
@@ -120,7 +120,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     Attributes
     ----------
     scheduler : str
-        A name in `schedulers.SCHEDULERS`.
+        A name in `schedulers.NAMES`.
     control : str
         Path of the control socket.
     drain : float
@@ -172,7 +172,7 @@ def build(raw: Mapping[str, Any]) -> Config:
     if not config.control:
         config.control = default_control()
     _check_socket("control", config.control)
-    _one_of("scheduler", config.scheduler, SCHEDULERS)
+    _one_of("scheduler", config.scheduler, NAMES)
     _one_of("gpu.profile", config.gpu.profile, PROFILES)
     if config.gpu.vram % MIB:
         raise ConfigError(f"gpu.vram must be whole MiB, got {config.gpu.vram} bytes")
