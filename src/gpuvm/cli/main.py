@@ -108,7 +108,7 @@ def bench(
     vms: Annotated[
         int, typer.Option(min=1, max=64, help="Virtual machines at once in the modes that share the GPU.")
     ] = 1,
-    scheduler: Annotated[str, typer.Option(metavar="S", help="direct, fifo, credit, band or fair; or a preset.")] = "fifo",
+    scheduler: Annotated[str, typer.Option(metavar="S", help="direct, fifo, credit, band or fair.")] = "fifo",
     data: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Read inputs from here, in Rodinia's formats; default: make them."),
@@ -242,7 +242,7 @@ def run_program(
     vms: Annotated[
         int, typer.Option(min=1, max=64, help="Run it in this many virtual machines at once.")
     ] = 1,
-    scheduler: Annotated[str, typer.Option(metavar="S", help="direct, fifo, credit, band or fair; or a preset.")] = "fifo",
+    scheduler: Annotated[str, typer.Option(metavar="S", help="direct, fifo, credit, band or fair.")] = "fifo",
     memory: Annotated[str, typer.Option(metavar="SIZE", help="RAM of each machine, e.g. 512M.")] = "1G",
     vram: Annotated[str, typer.Option(metavar="SIZE", help="Video memory of each machine.")] = "512M",
     watchdog: Seconds = None,
