@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpuvm import directories
+
 MAGIC = b"gpuvmjit"
 VERSION = 1
 LIMIT = 256 << 20
@@ -28,11 +30,7 @@ _HEADER = struct.Struct("<8sII32s")
 
 def default_directory() -> Path:
     """$GPUVM_CACHE_DIR/jit, or gpuvm/jit in the user's cache directory."""
-    found = os.environ.get("GPUVM_CACHE_DIR")
-    if found:
-        return Path(found) / "jit"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "gpuvm" / "jit"
+    return directories.cache("jit")
 
 
 @dataclass

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpuvm.lab import kvm, machine
+from gpuvm.lab import machine
+from gpuvm.vmm import kvm
 
 
 class State(enum.Enum):
