@@ -7,8 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from gpuvm.cli.main import app
-from gpuvm.lab import doctor, kvm, machine
+from gpuvm.lab import doctor, machine
 from gpuvm.lab.doctor import State
+from gpuvm.vmm import kvm
 
 
 @pytest.fixture(autouse=True)

@@ -349,6 +349,101 @@ def serve(
     command.serve(config, flags, gpu, vms or [], verbose, log_json)
 
 
+vm = typer.Typer(no_args_is_help=True, help="Real virtual machines: stock Linux guests under QEMU share the GPU.")
+app.add_typer(vm, name="vm")
+
+
+@vm.command("build")
+def vm_build(
+    update: Annotated[
+        bool, typer.Option("--update", help="Pin the versions that Debian has today, for this machine.")
+    ] = False,
+    lock: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --update: write the pinned list here.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the image is made of as JSON.")] = False,
+) -> None:
+    """Build the guest image from Debian's packages: a stock kernel with nouveau, Python, the test programs.
+
+    The packages are pinned with their hashes and come from the archive that this machine's apt reads. The image
+    is kept in the cache; nothing is done if it is there. No root is needed.
+    """
+    from gpuvm.cli import vm as command
+
+    command.build(update, lock, as_json)
+
+
+@vm.command("run")
+def vm_run(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND", help="One word is a line for the guest's shell, more are a program."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=32, help="Boot this many guests on one GPU.")] = 1,
+    mode: Annotated[
+        str, typer.Option(metavar="M", help="passthrough or a way to share the GPU: gpuvm bench --help.")
+    ] = "fv-naive",
+    scheduler: Annotated[str, typer.Option(metavar="S", help="Who is next on the GPU.")] = "fifo",
+    vram: Annotated[str, typer.Option(metavar="SIZE", help="Video memory of each guest.")] = "256M",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="RAM of each guest.")] = "512M",
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Video memory of the GPU; default: what the guests need."),
+    ] = None,
+    cpus: Annotated[int, typer.Option(min=1, max=16, help="CPUs of each guest.")] = 1,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="S", help="Kill the command after so many seconds; 0: never.")
+    ] = 0.0,
+    boot_timeout: Annotated[
+        float, typer.Option(min=1, metavar="S", help="Give up on a guest that is not up after so many seconds.")
+    ] = 300.0,
+    copies: Annotated[
+        list[str] | None,
+        typer.Option("--copy", metavar="FILE[:PLACE]", help="Give each guest a file; default place /root."),
+    ] = None,
+    logs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep each guest's kernel log and serial line here.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write boots, statuses and complaints as JSON.")
+    ] = None,
+    console: Annotated[bool, typer.Option("--console", help="A shell in the guest on this terminal.")] = False,
+    kernel_options: Annotated[
+        str, typer.Option("--append", metavar="WORDS", help="More for the guest kernel's command line.")
+    ] = "",
+    accelerator: Annotated[
+        str, typer.Option("--accel", metavar="auto|kvm|tcg", help="KVM, or TCG, which emulates.")
+    ] = "auto",
+) -> None:
+    """Boot stock Linux guests whose own nouveau drives a virtual GPU each, and run a command in all of them.
+
+    The first run prepares what it needs: QEMU 10.1 or newer and the guest image. In the guest, gpuvm-info,
+    gpuvm-stress and others are on PATH. With several guests each line of output carries the guest's name. The
+    exit status is the first one that is not 0. Complaints of a guest's kernel about the GPU are reported.
+    """
+    from gpuvm.cli import vm as command
+
+    wish = command.Wish(
+        command=arguments or [],
+        count=count,
+        mode=mode,
+        scheduler=scheduler,
+        vram=vram,
+        memory=memory,
+        gpu_memory=gpu_memory,
+        cpus=cpus,
+        timeout=timeout,
+        boot_timeout=boot_timeout,
+        copies=copies or [],
+        logs=logs,
+        json_file=json_file,
+        console=console,
+        kernel_options=kernel_options,
+        accelerator=accelerator,
+    )
+    command.run(wish)
+
+
 ctl = typer.Typer(no_args_is_help=True, help="Look at a daemon that gpuvm serve runs, and change it.")
 app.add_typer(ctl, name="ctl")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

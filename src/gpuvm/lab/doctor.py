@@ -6,16 +6,19 @@ import ctypes.util
 import enum
 import os
 import platform
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpuvm.lab import machine
+from gpuvm.vmm import image as images
 from gpuvm.vmm import kvm
+from gpuvm.vmm.debian import Archive
+from gpuvm.vmm.errors import PackageError, QemuError, VmError
+from gpuvm.vmm.qemu import Qemu, choose, find
+from gpuvm.vmm.qemu.locate import DEVICE, PROGRAM, lacks
 
 
 class State(enum.Enum):
@@ -47,8 +50,10 @@ def examine(cache: Path) -> list[Finding]:
         lambda: _cache(cache),
         _nvrtc,
         _opencl,
-        _kvm,
+        _packages,
         _qemu,
+        _guest_image,
+        _kvm,
     ]
     return [finding for check in checks for finding in check()]
 
@@ -180,32 +185,58 @@ def _opencl() -> Iterator[Finding]:
 def _kvm() -> Iterator[Finding]:
     failure = kvm.probe()
     if failure:
-        yield Finding("KVM", State.OPTIONAL, failure, "only a real virtual machine under QEMU wants it")
+        yield Finding("KVM", State.OPTIONAL, failure, "gpuvm vm emulates its guests (TCG), several times slower")
+        return
+    qemu, image = _found_qemu(), images.latest()
+    if not isinstance(qemu, Qemu) or image is None:
+        yield Finding("KVM", State.OK, "a guest ran its first instruction; gpuvm vm run tries a whole boot")
+        return
+    chosen = choose(qemu, image)
+    if chosen.accelerator == "kvm":
+        yield Finding("KVM", State.OK, "works: a guest's kernel boots under it")
     else:
-        yield Finding("KVM", State.OK, "works: a guest ran its first instruction")
+        advice = "gpuvm vm emulates its guests (TCG), several times slower"
+        yield Finding("KVM", State.OPTIONAL, chosen.why_not_kvm, advice)
+
+
+def _found_qemu() -> Qemu | str:
+    """A QEMU that can do it and is there, or why there is none."""
+    try:
+        found = find()
+    except QemuError as error:
+        return str(error)
+    if found is not None:
+        return found
+    own = shutil.which(PROGRAM)
+    return "not installed" if own is None else lacks((own,), own)
 
 
 def _qemu() -> Iterator[Finding]:
-    path = shutil.which(f"qemu-system-{platform.machine()}")
-    advice = "only a real virtual machine wants it: QEMU 10.1 or newer with vfio-user-pci"
-    if path is None:
-        yield Finding("QEMU", State.OPTIONAL, "not installed", advice)
+    found = _found_qemu()
+    if isinstance(found, Qemu):
+        yield Finding("QEMU", State.OK, f"{found.version} with {DEVICE}, {found.where}")
         return
+    advice = "gpuvm vm run takes one of a newer Debian suite into the cache (40 MB); or install QEMU 10.1"
+    yield Finding("QEMU", State.OPTIONAL, found, advice)
+
+
+def _guest_image() -> Iterator[Finding]:
     try:
-        version = _output(path, "--version")
-        devices = _output(path, "-device", "help")
-    except (OSError, subprocess.SubprocessError) as error:
-        yield Finding("QEMU", State.OPTIONAL, f"{path} does not run: {error}", advice)
+        image = images.latest()
+    except VmError as error:
+        yield Finding("guest image", State.OPTIONAL, str(error), "gpuvm vm build --update")
         return
-    number = match[1] if (match := re.search(r"version (\S+)", version)) else "of unknown version"
-    if '"vfio-user-pci"' in devices:
-        yield Finding("QEMU", State.OK, f"{number} with vfio-user-pci")
-    else:
-        yield Finding("QEMU", State.OPTIONAL, f"{number} without vfio-user-pci", advice)
+    if image is not None:
+        yield Finding("guest image", State.OK, f"Linux {image.manifest['kernel']}, {image.folder}")
+        return
+    yield Finding("guest image", State.OPTIONAL, "not built", "gpuvm vm run builds it (120 MB), or gpuvm vm build")
 
 
-def _output(*command: str) -> str:
-    nothing = subprocess.DEVNULL
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=20, check=False, stdin=nothing
-    ).stdout
+def _packages() -> Iterator[Finding]:
+    try:
+        site = Archive().site
+    except PackageError as error:
+        advice = "only gpuvm vm wants it, for QEMU and the guest image; both may come from another machine's cache"
+        yield Finding("Debian archive", State.OPTIONAL, str(error), advice)
+        return
+    yield Finding("Debian archive", State.OK, f"apt reads {site}")

@@ -220,8 +220,12 @@ def _find_site() -> str:
     sites = [line.split()[0] for line in lines if line and "security" not in line]
     if not sites:  # no index was ever fetched here; its sources are known all the same
         lines = _run(["apt-get", "update", "--print-uris", "-qq"]).split("\n")
-        known = (match["site"] for line in lines if (match := _RELEASE_URI.match(line)) and _SUITES.search(line))
-        sites = sorted({site for site in known if "security" not in site}, key=lambda s: not s.endswith("/debian"))
+        known = (
+            match["site"] for line in lines if (match := _RELEASE_URI.match(line)) and _SUITES.search(line)
+        )
+        sites = sorted(
+            {site for site in known if "security" not in site}, key=lambda s: not s.endswith("/debian")
+        )
     if not sites:
         raise PackageError(
             "apt on this machine must read a Debian archive, but its sources name none; add one to its sources"
@@ -234,7 +238,9 @@ def _download_error(package: Package, said: str) -> PackageError:
         return Unpinned(f"the archive serves {package.name} {package.version} no longer")
     if "Hash Sum mismatch" in said or "does not match" in said:
         return PackageError(f"{package.file} must have the hash {package.sha256}, but has another")
-    reason = next((line[2:].strip() for line in reversed(said.splitlines()) if line.startswith("E:")), "no reason")
+    reason = next(
+        (line[2:].strip() for line in reversed(said.splitlines()) if line.startswith("E:")), "no reason"
+    )
     return PackageError(f"{package.file} must come from the archive, but apt says: {reason}")
 
 
@@ -250,7 +256,9 @@ def _run(command: Sequence[str]) -> str:
     except subprocess.TimeoutExpired:
         raise PackageError(f"`{' '.join(command[:1])}` must end in {_TIMEOUT_S} s") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()
+        said = [
+            line for line in done.stderr.splitlines() if line.startswith("E:")
+        ] or done.stderr.splitlines()
         raise PackageError(f"`{command[0]}` must succeed, but says: {' '.join(said[:3]) or 'nothing'}")
     return done.stdout
 

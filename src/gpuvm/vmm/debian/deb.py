@@ -47,9 +47,7 @@ def _tar(path: Path) -> Iterator[tarfile.TarFile]:
                 yield tar
             return
     if shutil.which("dpkg-deb") is None:
-        raise PackageError(
-            f"{path} is compressed with {suffix[1:]}, which only dpkg-deb reads; install dpkg"
-        )
+        raise PackageError(f"{path} is compressed with {suffix[1:]}, which only dpkg-deb reads; install dpkg")
     command = ["dpkg-deb", "--fsys-tarfile", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -87,24 +85,36 @@ def unpack(path: Path, root: Path) -> None:
     """Lay a package's files out under `root`, as the caller's own.
 
     What a merged /usr has as links (bin, lib, lib64, sbin) is merged here too. Device nodes are left out.
+
+    Raises
+    ------
+    PackageError
+        If it is no package, broken, or would write elsewhere.
     """
-    for member, data in members(path):
-        target = root / _inside(member.name, path)
-        if member.isdir():
-            if not target.is_symlink():
-                target.mkdir(parents=True, exist_ok=True)
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_symlink() or target.exists():
-            target.unlink()
-        if member.issym():
-            target.symlink_to(member.linkname)
-        elif member.islnk():
-            os.link(root / _inside(member.linkname.removeprefix("./"), path), target)
-        elif data is not None:
-            with target.open("wb") as out:
-                shutil.copyfileobj(data, out, 1 << 20)
-            target.chmod(member.mode & 0o755 | 0o600)
+    try:
+        for member, data in members(path):
+            _place(member, data, path, root)
+    except (tarfile.TarError, EOFError) as error:
+        raise PackageError(f"{path} must be a whole Debian package, but does not unpack: {error}") from None
+
+
+def _place(member: tarfile.TarInfo, data: IO[bytes] | None, path: Path, root: Path) -> None:
+    target = root / _inside(member.name, path)
+    if member.isdir():
+        if not target.is_symlink():
+            target.mkdir(parents=True, exist_ok=True)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink() or target.exists():
+        target.unlink()
+    if member.issym():
+        target.symlink_to(member.linkname)
+    elif member.islnk():
+        os.link(root / _inside(member.linkname.removeprefix("./"), path), target)
+    elif data is not None:
+        with target.open("wb") as out:
+            shutil.copyfileobj(data, out, 1 << 20)
+        target.chmod(member.mode & 0o755 | 0o600)
 
 
 def _inside(name: str, path: Path) -> str:

@@ -96,9 +96,7 @@ def make(
     return PrivateRoot(folder)
 
 
-def _fill(
-    root: Path, archive: Archive, packages: Sequence[Package], progress: Callable[[str], None]
-) -> None:
+def _fill(root: Path, archive: Archive, packages: Sequence[Package], progress: Callable[[str], None]) -> None:
     for folder in _MERGED:
         (root / "usr" / folder).mkdir(parents=True)
         (root / folder).symlink_to(f"usr/{folder}")

@@ -203,7 +203,9 @@ def _kernel(root: Cpio, file: Path, folder: Path) -> tuple[str, list[str]]:
             builtin = data.read().decode()
     if not version:
         raise ImageError(f"{file.name} must hold a kernel, but does not")
-    there = [name for name in recipe.MODULES if f"/{name.replace('_', '-')}.ko" not in builtin.replace("_", "-")]
+    there = [
+        name for name in recipe.MODULES if f"/{name.replace('_', '-')}.ko" not in builtin.replace("_", "-")
+    ]
     modules = closure(there, paths, contents.__getitem__)
     base = f"usr/lib/modules/{version}"
     for module in modules:

@@ -59,10 +59,14 @@ def compiled(root: Cpio) -> None:
         )
         if done.returncode:
             said = done.stderr.strip().splitlines()
-            raise ImageError(f"the guest's Python must compile its files, but says: {said[-1] if said else ''}")
+            raise ImageError(
+                f"the guest's Python must compile its files, but says: {said[-1] if said else ''}"
+            )
         for path in paths:
             data = (folder / f"{path}c").read_bytes()
-            if path.startswith(recipe.PROGRAMS):  # where a source stays, its bytecode lies in a folder beside it
+            if path.startswith(
+                recipe.PROGRAMS
+            ):  # where a source stays, its bytecode lies in a folder beside it
                 parent, _, name = path.rpartition("/")
                 path = f"{parent}/__pycache__/{name.removesuffix('.py')}.{recipe.PYTHON_TAG}.pyc"
             else:

@@ -46,7 +46,9 @@ def module(path: str, data: bytes) -> Module:
     section = ELFFile(BytesIO(data)).get_section_by_name(".modinfo")
     if section is None:
         raise ImageError(f"{path} must be a kernel module, but has no .modinfo")
-    facts = [text.split("=", 1) for text in section.data().decode("utf-8", "replace").split("\0") if "=" in text]
+    facts = [
+        text.split("=", 1) for text in section.data().decode("utf-8", "replace").split("\0") if "=" in text
+    ]
     needs: list[str] = []
     for key, value in facts:
         if key == "depends":

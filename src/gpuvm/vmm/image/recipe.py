@@ -41,7 +41,9 @@ _LEFT_OUT = re.compile(
     r"|distutils|venv|wsgiref|xmlrpc|dbm|curses|sqlite3|__phello__|_pyrepl|asyncio|concurrent|multiprocessing)/"
     r"|usr/lib/x86_64-linux-gnu/(gconv|audit)/|usr/lib/python3\.\d+/lib-dynload/_(codecs_..|test|dbm|curses|sqlite)"
 )
-_LIBC = re.compile(r"usr/lib/x86_64-linux-gnu/(ld-linux-x86-64|lib(c|m|dl|pthread|rt|util|resolv))\.so|usr/lib64/")
+_LIBC = re.compile(
+    r"usr/lib/x86_64-linux-gnu/(ld-linux-x86-64|lib(c|m|dl|pthread|rt|util|resolv))\.so|usr/lib64/"
+)
 
 
 def wanted(package: str) -> bool:

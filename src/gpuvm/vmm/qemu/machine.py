@@ -20,8 +20,8 @@ from typing import Any, Self
 
 from gpuvm.vmm.errors import GuestError, GuestTimeout, QemuError
 from gpuvm.vmm.guestprogs.frames import LARGEST, FrameError, Kind, Splitter, frame
-from gpuvm.vmm.qemu.find import Qemu
 from gpuvm.vmm.qemu.kernellog import KernelMessage, parse, problems
+from gpuvm.vmm.qemu.locate import Qemu
 from gpuvm.vmm.qemu.monitor import Monitor
 from gpuvm.vmm.qemu.options import Guest, command_line
 
@@ -216,6 +216,17 @@ class Machine:
         return self._process is not None and self._status is None
 
     @property
+    def stage(self) -> str:
+        """How far it is, in a few words."""
+        if self._process is None:
+            return "not started"
+        if self._status is not None:
+            return "ended"
+        if self.boots:
+            return "ready"
+        return "loads the driver" if self._hello else "boots"
+
+    @property
     def status(self) -> int | None:
         """QEMU's exit status, negative for a signal; None while it runs."""
         return self._status
@@ -253,7 +264,9 @@ class Machine:
             if self._failure:
                 raise GuestError(f"{self.name}: {self._failure}")
             if not done:
-                reached = "its agent runs, the driver is not bound" if self._hello else "its agent is not heard"
+                reached = (
+                    "its agent runs, the driver is not bound" if self._hello else "its agent is not heard"
+                )
                 raise GuestTimeout(f"{self.name} must boot within {timeout:g} s, but {reached}")
         raise self._ended()
 
@@ -354,7 +367,9 @@ class Machine:
         except GuestTimeout:
             with contextlib.suppress(GuestError):
                 self._send(Kind.SIGNAL, job, int(signal.SIGKILL))
-            raise GuestTimeout(f"the command in {self.name} must end within {timeout:g} s, but ran on") from None
+            raise GuestTimeout(
+                f"the command in {self.name} must end within {timeout:g} s, but ran on"
+            ) from None
         if answer.get("error"):
             raise GuestError(f"{self.name} cannot run the command: {answer['error']}")
         return Result(int(answer["status"]), b"".join(written[Kind.STDOUT]), b"".join(written[Kind.STDERR]))

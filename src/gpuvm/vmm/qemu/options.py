@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gpuvm.vmm.guestprogs.frames import PORT
 from gpuvm.vmm.image import Image
-from gpuvm.vmm.qemu.find import DEVICE, Qemu
+from gpuvm.vmm.qemu.locate import DEVICE, Qemu
 
 MIB = 1 << 20
 MEMORY = 512 * MIB
@@ -49,6 +49,8 @@ class Guest:
         Its serial line is this terminal, for a person.
     reboots : bool
         A reboot starts it anew; otherwise it ends it.
+    probe : bool
+        It only boots, says so on its serial line and ends: has no agent and no devices.
     """
 
     name: str
@@ -59,6 +61,12 @@ class Guest:
     kernel_options: tuple[str, ...] = ()
     console: bool = False
     reboots: bool = False
+    probe: bool = False
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the image's init looks for in the kernel's command line."""
+        return tuple(f"gpuvm.{word}" for word in ("console", "probe") if getattr(self, word))
 
 
 def command_line(
@@ -74,7 +82,7 @@ def command_line(
         File that gets what the kernel prints on its serial line.
     """
     size = f"{guest.memory // MIB}M"
-    options = (*KERNEL_OPTIONS, *guest.kernel_options, *(("gpuvm.console",) if guest.console else ()))
+    options = (*KERNEL_OPTIONS, *guest.kernel_options, *guest.words)
     command = [*qemu.command, "-name", guest.name.replace(",", " "), "-nodefaults", "-no-user-config"]
     command += ["-display", "none", "-vga", "none", "-net", "none"]
     command += ["-machine", "q35,memory-backend=ram,usb=off,sata=off,smbus=off,i8042=off,vmport=off"]
@@ -84,12 +92,14 @@ def command_line(
     command += ["-kernel", str(guest.image.kernel), "-initrd", str(guest.image.initrd)]
     command += ["-append", " ".join(options)]
     command += [] if guest.reboots else ["-no-reboot"]
-    if guest.console:
+    if guest.console or guest.probe:
         command += ["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"]
     else:
         command += ["-serial", "none" if serial is None else f"file:{_escaped(serial)}"]
     if monitor is not None:
         command += ["-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"]
+    if guest.probe:
+        return command
     if agent is not None:
         command += ["-device", "virtio-serial-pci,max_ports=2", "-chardev", f"socket,id=agent,fd={agent}"]
         command += ["-device", f"virtserialport,chardev=agent,name={PORT}"]
@@ -105,9 +115,7 @@ def _accelerator(qemu: Qemu) -> Sequence[str]:
 
 
 def _device(number: int, path: Path) -> str:
-    return json.dumps(
-        {"driver": DEVICE, "id": f"gpu{number}", "socket": {"type": "unix", "path": str(path)}}
-    )
+    return json.dumps({"driver": DEVICE, "id": f"gpu{number}", "socket": {"type": "unix", "path": str(path)}})
 
 
 def _escaped(path: Path) -> str:

@@ -8,9 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from gpuvm.vmm import kvm
 from gpuvm.vmm.debian import Archive, PrivateRoot, root
 from gpuvm.vmm.errors import PackageError, QemuError
 
@@ -40,7 +38,7 @@ class Qemu:
     where : str
         For people: the path, or which private root.
     accelerator : str
-        "kvm" if a guest really runs under it here, else "tcg".
+        "kvm" or "tcg"; `acceleration.choose` makes it the one that works.
     why_not_kvm : str
         What failed, where it is "tcg".
     """
@@ -52,8 +50,15 @@ class Qemu:
     accelerator: str = "tcg"
     why_not_kvm: str = ""
 
+    @property
+    def posts_many(self) -> bool:
+        """Whether it sends many register writes in one message and gets that right: since 11.0."""
+        return int(self.version.split(".")[0]) >= 11
+
     def __str__(self) -> str:
-        how = "KVM" if self.accelerator == "kvm" else f"TCG ({self.why_not_kvm})"
+        how = (
+            "KVM" if self.accelerator == "kvm" else f"TCG ({self.why_not_kvm})" if self.why_not_kvm else "TCG"
+        )
         return f"QEMU {self.version}, {self.where}, {how}"
 
 
@@ -89,10 +94,10 @@ def prepare(archive: Archive | None = None, progress: Callable[[str], None] = la
     QemuError
         If none can be had.
     """
-    found = find()
-    if found is not None:
-        return found
-    archive = archive or Archive()
+    return find() or _from_archive(archive or Archive(), progress)
+
+
+def _from_archive(archive: Archive, progress: Callable[[str], None]) -> Qemu:
     tried = []
     for suites in SUITES:
         progress(f"looking for a newer QEMU in {suites[-1]}")
@@ -141,11 +146,10 @@ def _examine(command: tuple[str, ...], where: str, environment: dict[str, str] |
     match = _VERSION.search(text)
     if match is None:
         return f"{where} does not tell its version"
-    version = f"{match[1]}.{match[2]}{match[3]}"
+    version = f"{match[1]}.{match[2]}{match[3]}".rstrip(",")
     if f'"{DEVICE}"' not in devices:
         return f"{where} is {version}, without {DEVICE}"
-    refused = kvm.probe()
-    return Qemu(command, version, where, environment, "tcg" if refused else "kvm", refused)
+    return Qemu(command, version, where, environment)
 
 
 def _output(command: tuple[str, ...], environment: dict[str, str]) -> str:
@@ -161,7 +165,7 @@ def _output(command: tuple[str, ...], environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def own_path() -> Path | None:
-    """The machine's own QEMU, whatever it can do."""
-    found = shutil.which(PROGRAM)
-    return None if found is None else Path(found)
+def lacks(command: tuple[str, ...], where: str) -> str:
+    """What a QEMU lacks, as part of a sentence; "" if it can do it."""
+    found = _examine(command, where)
+    return found if isinstance(found, str) else ""
