@@ -1,5 +1,8 @@
 """Moves bytes between two ranges of a GPU address space, at the speed of memmove: linear rectangles for the
 copying classes.
+
+What goes to VRAM in large pieces passes the caches by: mostly the piece comes from a staging buffer, which should
+stay in them. What goes to the machine's memory is about to be read there.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from gpuvm.gpu.translations import Run
+from gpuvm.jit import stream
 
 if TYPE_CHECKING:
     from gpuvm.gpu.channel import Channel
@@ -47,7 +51,10 @@ def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run])
                 origin = region.address + offset
                 kind = 1 if region is vram else 0
             count = left if left < wanted else wanted
-            _memmove(target, origin, count)
+            if to_device and count >= stream.LEAST:
+                stream.copy(target, origin, count)
+            else:
+                _memmove(target, origin, count)
             moved[kind + to_device] += count
             target += count
             origin += count

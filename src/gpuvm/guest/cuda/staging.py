@@ -1,7 +1,9 @@
 """Moving pageable memory: page-locked RAM that the CPU copies into and the GPU copies out of, and back.
 
-The pieces are small enough to stay in the CPU's cache between the two copies, and several are under way at a
-time. Uploads and downloads have a ring each, so neither waits for the other.
+The pieces stay in the CPU's last cache between the two copies; the second one, to where the bytes are going, passes
+the caches by. Several pieces are under way at a time: one thread copies in while another copies out. They are
+large enough that handing a piece over costs little beside copying it. Uploads and downloads have a ring each, so
+neither waits for the other.
 """
 
 from __future__ import annotations
@@ -15,11 +17,16 @@ from contextlib import AbstractContextManager
 from gpuvm.guest.driver.context import GpuContext
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.ring import Ring
+from gpuvm.jit import stream
 
-RING = 8 << 20
+RING = 16 << 20
+PIECES = 4
+"""Pieces that a ring holds."""
+LEAST_PIECE = 512 << 10
+"""A copy is cut into as many pieces as the ring holds, but not smaller than this."""
 MINIMUM_RING = 64 << 10
-DEPTH = 3
-"""Pieces (quarters of the ring) of a download under way. They and what is skipped at the ring's end fit the
+DEPTH = PIECES - 1
+"""Pieces of a download under way. They and what is skipped at the ring's end fit the
 ring, so a piece is not handed out again before the CPU has emptied it."""
 
 
@@ -41,7 +48,11 @@ class _Pinned:
                 raise
         self._channel = gpu.channel
         self._ring = Ring(size, gpu.channel.finished, gpu.channel.wait)
-        self.piece = size // 4
+        self.piece = size // PIECES
+
+    def cut(self, size: int) -> int:
+        """Return the bytes of a piece of a copy of `size` bytes."""
+        return min(self.piece, max(LEAST_PIECE, -(-size // PIECES // 4096) * 4096))
 
     def reserve(self, size: int) -> int:
         """Return the address of `size` bytes that the channel's next submission uses (its lock is held)."""
@@ -83,9 +94,10 @@ class Staging:
             `copy(offset, staged, length)` submits the GPU's part and returns its sequence number.
         """
         ring = self._upload_ring()
+        piece = ring.cut(size)
         done = 0
         while done < size:
-            length = min(ring.piece, size - done)
+            length = min(piece, size - done)
             with self.lock:
                 staged = ring.reserve(length)
                 ctypes.memmove(staged, source + done, length)
@@ -104,19 +116,20 @@ class Staging:
             if self._down is None:
                 self._down = _Pinned(self._gpu)
         ring = self._down
+        piece = ring.cut(size)
         done = 0
         under_way: deque[tuple[int, int, int, int]] = deque()
         with self._downloading:
             while done < size or under_way:
                 while done < size and len(under_way) < DEPTH:
-                    length = min(ring.piece, size - done)
+                    length = min(piece, size - done)
                     with self.lock:
                         staged = ring.reserve(length)
                         under_way.append((copy(done, staged, length), done, staged, length))
                     done += length
                 sequence, offset, staged, length = under_way.popleft()
                 wait(sequence)
-                ctypes.memmove(destination + offset, staged, length)
+                stream.copy(destination + offset, staged, length)
 
     def close(self) -> None:
         """Free the rings (the context's address space is gone by then)."""
