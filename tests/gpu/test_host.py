@@ -150,6 +150,16 @@ def test_the_fifo_ring_wraps(rig, push):
     rig.until(lambda: channel.get == 3, "GP_GET")
 
 
+def test_the_poll_area_says_how_far_the_pushbuffer_was_fetched(rig, push):
+    """The Linux driver waits for this address before it uses its ring of commands again."""
+    channel = rig.channel(5)
+    channel.run(push())
+    channel.run(push())
+    rig.until(lambda: channel.get == 2, "GP_GET")
+    low, high = (rig.gpu.read(1, rig.poll_area + 0x5000 + at, 4) for at in (0x44, 0x60))
+    assert low | high << 32 == channel.push_va + channel._push_at
+
+
 def test_idle_is_told_once_the_work_is_done(rig, push):
     idle = []
     told = threading.Event()

@@ -20,8 +20,10 @@ RAMFC_IB_PUT, RAMFC_USERD, RAMFC_IB_GET, RAMFC_REF, RAMFC_IB = 0x00, 0x08, 0x14,
 fifo/gf100_pfifo.xml).
 """
 
-USERD_REF, USERD_GP_GET, USERD_GP_PUT = 0x48, 0x88, 0x8C
-"""What a channel's page of the poll area holds."""
+USERD_DMA_GET, USERD_REF, USERD_DMA_GET_HIGH, USERD_GP_GET, USERD_GP_PUT = 0x44, 0x48, 0x60, 0x88, 0x8C
+"""What a channel's page of the poll area holds. A driver that keeps commands in a ring of its own looks at
+DMA_GET, the address of the next word to fetch, for the room that is left in it.
+"""
 
 
 class Stop(enum.Enum):
@@ -43,6 +45,8 @@ class Channel:
         Physical address of the instance block.
     get : int
         Next GPFIFO entry to fetch.
+    dma_get : int
+        GPU address behind the segment that was fetched last.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Channel:
         self.ib = (read(target, instance + RAMFC_IB) & ~7) | (config & 0xFF) << 32
         self.ib_entries = 1 << min(config >> 16 & 0x1F, 24)
         self.get = read(target, instance + RAMFC_IB_GET) % self.ib_entries
+        self.dma_get = 0
         self.reference = read(target, instance + RAMFC_REF)
         self.objects: list[ClassObject | None] = [None] * SUBCHANNELS
 
@@ -100,8 +105,11 @@ class Channel:
         return self._memory.read32(self.userd_target, self.userd + USERD_GP_PUT)
 
     def show_get(self) -> None:
-        """Write GP_GET to the poll area."""
-        self._memory.write32(self.userd_target, self.userd + USERD_GP_GET, self.get)
+        """Write DMA_GET and GP_GET to the poll area."""
+        write, target, userd = self._memory.write32, self.userd_target, self.userd
+        write(target, userd + USERD_DMA_GET_HIGH, self.dma_get >> 32)
+        write(target, userd + USERD_DMA_GET, self.dma_get & 0xFFFFFFFF)
+        write(target, userd + USERD_GP_GET, self.get)
 
     def show_reference(self) -> None:
         self._memory.write32(self.userd_target, self.userd + USERD_REF, self.reference)

@@ -103,7 +103,9 @@ class Pusher:
                 raise HostError(INTR_IB_ENTRY_INVALID)
             channel.words = memoryview(b"").cast("I")
         else:
-            data = channel.space.read((low & ~3) | (high & 0xFF) << 32, 4 * length)
+            address = (low & ~3) | (high & 0xFF) << 32
+            data = channel.space.read(address, 4 * length)
+            channel.dma_get = address + 4 * length
             channel.words = memoryview(data).cast("I")
         channel.position = 0
         channel.count = 0
