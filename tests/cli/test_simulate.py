@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_result_on_dask_workers(trace: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--scheduler", "lottery"), "--scheduler must be one of direct, fifo"),
+        (("--scheduler", "lottery"), "--scheduler must be one of direct, fifo, credit"),
         (("--engine", "spark"), "--engine must be one of local, dask, simpy, got 'spark'"),
         (("--weights", "1,0"), "--weights must be whole numbers of at least 1 such as 1 or 1,2,4, got '1,0'"),
         (("--depth", "two"), "--depth must be whole numbers"),

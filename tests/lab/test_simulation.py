@@ -19,7 +19,7 @@ from gpuvm.lab.simulation.statistics import (
     summarize,
 )
 from gpuvm.lab.traces import Entry, Stream
-from gpuvm.schedulers import SCHEDULERS
+from gpuvm.schedulers import NAMES
 
 MS = 1_000_000
 SHORT = Program("short", [0], [1 * MS], [1 * MS])
@@ -147,7 +147,7 @@ def test_jain() -> None:
     st.lists(programs, min_size=1, max_size=3),
     st.integers(0, 6),
     st.sampled_from([(1,), (3,), (1, 2, 8)]),
-    st.sampled_from(sorted(SCHEDULERS)),
+    st.sampled_from(NAMES),
     st.sampled_from([0.0, 0.5]),
     st.integers(0, 5),
 )
@@ -157,3 +157,22 @@ def test_the_fast_engine_and_simpy_come_to_the_same(
     chosen = Settings(scheduler, 40 * MS, seed=seed, window=10 * MS, jitter=jitter, switch=20_000)
     task = Task(3, tuple(make_tenants(vms, len(made), (1, 2), depths)))
     assert digest([simulate_gpu(task, made, chosen)]) == digest([reference.simulate_gpu(task, made, chosen)])
+
+
+def test_fair_takes_the_gpu_from_a_long_launch_where_a_block_ends() -> None:
+    long = Program("long", [0], [80 * MS], [3 * MS])
+    chosen = Settings("fair", 3000 * MS, switch=20_000)
+    task = Task(0, (Tenant(0, 0), Tenant(1, 1, weight=2)))
+    result = simulate_gpu(task, [SHORT, long], chosen)
+    assert digest([result]) == digest([reference.simulate_gpu(task, [SHORT, long], chosen)])
+    assert result.switches > 50
+    assert (result.used / result.used.sum()).tolist() == pytest.approx([1 / 3, 2 / 3], rel=0.02)
+    assert result.longest[0] < 80 * MS  # under fifo it would wait for all of the other's launch
+    blocks = Program("blocks", [0], [80 * MS], [80 * MS])
+    assert simulate_gpu(task, [SHORT, blocks], chosen).switches == 0  # a copy has no block boundary
+
+
+def test_direct_lets_the_channels_take_turns() -> None:
+    task = Task(0, (Tenant(0, 0, depth=8), Tenant(1, 1)))
+    result = simulate_gpu(task, [SHORT, LONG], Settings("direct", 1000 * MS))
+    assert result.launches[0] == pytest.approx(result.launches[1], abs=2)  # fifo would run eight for each

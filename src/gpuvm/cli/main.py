@@ -162,6 +162,12 @@ def simulate(
             help="Commands that a machine keeps outstanding, taken in turn: 1 waits for each, 8 queues ahead.",
         ),
     ] = "1",
+    caps: Annotated[
+        str,
+        typer.Option(
+            metavar="F[,F…]", help="Largest part of a GPU that a machine may use, taken in turn; - is none."
+        ),
+    ] = "",
     until: Annotated[
         float, typer.Option(min=0.001, max=1e6, metavar="SECONDS", help="Virtual time to simulate.")
     ] = 10.0,
@@ -193,7 +199,7 @@ def simulate(
         float, typer.Option(min=0.0, max=1.0, help="Vary the machines' own times by up to this fraction.")
     ] = 0.0,
     switch_us: Annotated[
-        float, typer.Option("--switch-us", min=0.0, max=1e6, help="GPU time that a preemption costs.")
+        float, typer.Option("--switch-us", min=0.0, max=1e6, help="Time in which the GPU changes channels.")
     ] = 20.0,
     window_ms: Annotated[
         float, typer.Option("--window-ms", min=0.001, max=1e9, help="Windows over which shares are taken.")
@@ -218,6 +224,7 @@ def simulate(
             workload=workload,
             weights=weights,
             depth=depth,
+            caps=caps,
             until=until,
             seed=seed,
             engine=engine,

@@ -23,7 +23,7 @@ from gpuvm.lab.simulation.fleet import PLACEMENTS, Settings, make_tenants, place
 from gpuvm.lab.simulation.program import TIMES, Program, compile_all
 from gpuvm.lab.simulation.run import digest, simulate
 from gpuvm.lab.simulation.statistics import GpuResult
-from gpuvm.schedulers import SCHEDULERS
+from gpuvm.schedulers import NAMES, make_scheduler
 
 ENGINES = ("local", "dask", "simpy")
 
@@ -39,6 +39,7 @@ class Request:
     workload: str
     weights: str
     depth: str
+    caps: str
     until: float
     seed: int
     engine: str
@@ -68,15 +69,21 @@ def simulate_fleet(request: Request) -> None:
         raise CommandError(f"--json must name a file in a folder that exists, got {request.json_file}")
     programs = load(request)
     settings = Settings(
-        scheduler=choose_one("--scheduler", request.scheduler, SCHEDULERS),
+        scheduler=choose_one("--scheduler", request.scheduler, NAMES),
         until=round(request.until * 1e9),
         seed=request.seed,
         window=round(request.window_ms * 1e6),
         switch=round(request.switch_us * 1e3),
         jitter=request.jitter,
     )
+    if request.caps and make_scheduler(settings.scheduler).concurrent:
+        raise CommandError(f"--caps needs a scheduler that queues commands, got {settings.scheduler}")
     tenants = make_tenants(
-        request.vms, len(programs), numbers("--weights", request.weights), numbers("--depth", request.depth)
+        request.vms,
+        len(programs),
+        numbers("--weights", request.weights),
+        numbers("--depth", request.depth),
+        fractions("--caps", request.caps),
     )
     placement = choose_one("--placement", request.placement, PLACEMENTS)
     tasks = place(tenants, request.gpus, programs, placement)
@@ -129,6 +136,20 @@ def numbers(option: str, text: str) -> list[int]:
     if not all(part.isdecimal() and 0 < int(part) <= 1 << 20 for part in parts):
         raise CommandError(f"{option} must be whole numbers of at least 1 such as 1 or 1,2,4, got {text!r}")
     return [int(part) for part in parts]
+
+
+def fractions(option: str, text: str) -> list[float | None]:
+    """Read a comma-separated list of parts of a GPU; "-" and an empty text are none."""
+    result: list[float | None] = []
+    for part in text.split(","):
+        try:
+            value = None if part.strip() in ("", "-") else float(part)
+        except ValueError:
+            value = 0.0
+        if value is not None and not 0 < value <= 1:
+            raise CommandError(f"{option} must be parts of a GPU above 0 and up to 1, or -, got {part!r}")
+        result.append(value)
+    return result
 
 
 def progress_bar(total: int) -> Progress:

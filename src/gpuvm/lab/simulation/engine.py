@@ -9,14 +9,19 @@ tests hold the two equal.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from gpuvm.lab.simulation.fleet import Settings, Task, entitlements
 from gpuvm.lab.simulation.program import Program
 from gpuvm.lab.simulation.statistics import GpuResult, Histogram, Latencies
-from gpuvm.schedulers import SCHEDULERS, Command, Scheduler
+from gpuvm.schedulers import Command, Scheduler, Share, make_scheduler
+
+Work: TypeAlias = tuple[int, int]
+"""A command's GPU time, and how long at most until it can be stopped: nanoseconds."""
 
 NEVER = 1 << 200
 JITTER_CHUNK = 256
@@ -33,8 +38,9 @@ class Guests:
         chosen = [programs[tenant.program] for tenant in task.tenants]
         self.count = len(chosen)
         self.gaps = [program.gaps for program in chosen]
-        self.durations = [program.durations for program in chosen]
-        self.grains = [program.grains for program in chosen]
+        self.work: list[list[Work]] = [
+            list(zip(program.durations, program.grains, strict=True)) for program in chosen
+        ]
         self.lengths = [len(program.gaps) for program in chosen]
         self.depths = [tenant.depth for tenant in task.tenants]
         self.outstanding = [0] * self.count
@@ -76,10 +82,10 @@ class Ledger:
         self._before = [0] * guests
 
     def close_window(self, running: int, since: int) -> None:
-        """End a window; machine `running` (-1: none) has the GPU since `since`, not yet in `used`."""
+        """End a window; machine `running` (-1: none) runs since `since`, not yet in `used`."""
         now = self.used.copy()
         if running >= 0:
-            now[running] += (len(self.rows) + 1) * self.window - since
+            now[running] += max((len(self.rows) + 1) * self.window - since, 0)
         self.rows.append([value - before for value, before in zip(now, self._before, strict=True)])
         self._before = now
         for latencies in self.latencies:
@@ -116,84 +122,131 @@ class Ledger:
         )
 
 
-def make_scheduler(settings: Settings, task: Task) -> Scheduler[int]:
+class ChannelTurns(Scheduler[Work]):
+    """What the GPU itself does with commands that nobody schedules: its channels take turns, a command each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting: deque[int] = deque()
+        self._listed: set[int] = set()
+
+    def _ready(self, now: int, share: Share) -> None:
+        if share.vm not in self._listed:
+            self._listed.add(share.vm)
+            self._waiting.append(share.vm)
+
+    def _select(self, now: int) -> Share | None:
+        while self._waiting:
+            vm = self._waiting.popleft()
+            self._listed.discard(vm)
+            share: Share | None = self.shares.get(vm)
+            if share is not None and share.queue:
+                return share
+        return None
+
+
+def policy(settings: Settings, task: Task) -> Scheduler[Work]:
     """A policy object that knows the GPU's machines by their place on it."""
-    scheduler: Scheduler[int] = SCHEDULERS[settings.scheduler](**settings.parameters)
+    scheduler: Scheduler[Work] = make_scheduler(settings.scheduler, **settings.parameters)
+    if scheduler.concurrent:
+        scheduler = ChannelTurns()
     for place, tenant in enumerate(task.tenants):
-        scheduler.add(place, tenant.weight)
+        scheduler.add(place, tenant.weight, tenant.cap)
     return scheduler
+
+
+def preempts(scheduler: Scheduler[Work]) -> bool:
+    """Whether a policy ever has a deadline."""
+    return type(scheduler)._slice_end is not Scheduler._slice_end
+
+
+def stop_time(deadline: int | None, now: int, began: int, ends: int, grain: int) -> int:
+    """When a command that runs since `began` and would end at `ends` leaves the GPU: at the first block
+    boundary at or after its deadline, if that comes before its end."""
+    if deadline is None or deadline >= ends:
+        return ends
+    return min(ends, began + -(-max(deadline - began, now - began, 1) // grain) * grain)
 
 
 def simulate_gpu(task: Task, programs: Sequence[Program], settings: Settings) -> GpuResult:
     """Replay the machines' programs on one GPU until `settings.until`."""
     guests = Guests(task, programs, settings)
     ledger = Ledger(guests.count, settings.window)
-    scheduler = make_scheduler(settings, task)
-    _run(guests, ledger, scheduler, settings)
+    _run(guests, ledger, policy(settings, task), settings)
     return ledger.result(task, programs)
 
 
-def _run(guests: Guests, ledger: Ledger, scheduler: Scheduler[int], settings: Settings) -> None:
+def _run(guests: Guests, ledger: Ledger, scheduler: Scheduler[Work], settings: Settings) -> None:
     """The loop. Events are integers: time times `slots`, plus the machine that submits then.
 
     It is one function over local names on purpose: ten million launches go through it.
     """
     push, pop = heapq.heappush, heapq.heappop
-    enqueue, pick, complete = scheduler.enqueue, scheduler.pick, scheduler.complete
+    enqueue, pick, complete, deadline = (
+        scheduler.enqueue,
+        scheduler.pick,
+        scheduler.complete,
+        scheduler.deadline,
+    )
+    preemptive = preempts(scheduler)
     slots = max(guests.count, 1)
-    durations, lengths, depths = guests.durations, guests.lengths, guests.depths
+    work, lengths, depths = guests.work, guests.lengths, guests.depths
     positions, outstanding, gap_of = guests.positions, guests.outstanding, guests.gap
     gaps = guests.gaps if guests.factors is None else None
     used, launches = ledger.used, ledger.launches
     pending = [latencies.pending for latencies in ledger.latencies]
     longest, longest_wait = ledger.longest, ledger.longest_wait
-    period = scheduler.period
+    period, switch = scheduler.period, settings.switch
     until, window = settings.until, settings.window
     window_end, next_period, wake = window, 0, NEVER
     arrivals = [first * slots + guest for guest, first in enumerate(guests.first)]
     heapq.heapify(arrivals)
-    running: Command[int] | None = None
-    started, ends = 0, NEVER
+    running: Command[Work] | None = None
+    last = -1
+    began, whole, stops = 0, NEVER, NEVER
 
     while True:
         # A machine that has nothing in `arrivals` waits for its own command, so something always comes.
-        arrival = arrivals[0] if arrivals else NEVER * slots
-        now = arrival // slots
-        if ends <= now:
-            now = ends
+        arrival = arrivals[0] // slots if arrivals else NEVER
+        now = stops if stops <= arrival else arrival
         if wake < now:
             now = wake
         if now >= window_end or now >= until:
             while window_end <= until and window_end <= now:
-                ledger.close_window(-1 if running is None else running.vm, started)
+                ledger.close_window(-1 if running is None else running.vm, began)
                 window_end += window
             if now >= until:
                 break
-        if now == ends:
+        if now == stops:
             assert running is not None
             guest = running.vm
-            elapsed = now - started
-            complete(now, running, elapsed)
-            used[guest] += elapsed
-            launches[guest] += 1
-            latency = now - running.submitted
-            pending[guest].append(latency)
-            if latency > longest[guest]:
-                longest[guest] = latency
-            if outstanding[guest] == depths[guest]:
-                gap = gaps[guest][positions[guest]] if gaps is not None else gap_of(guest)
-                push(arrivals, (now + gap) * slots + guest)
-            outstanding[guest] -= 1
-            running, ends = None, NEVER
-        elif arrival // slots == now:
+            used[guest] += now - began
+            if stops < whole:
+                scheduler.preempt(now, running, now - began)
+                ledger.switches += 1
+            else:
+                complete(now, running, now - began)
+                launches[guest] += 1
+                latency = now - running.submitted
+                pending[guest].append(latency)
+                if latency > longest[guest]:
+                    longest[guest] = latency
+                if outstanding[guest] == depths[guest]:
+                    gap = gaps[guest][positions[guest]] if gaps is not None else gap_of(guest)
+                    push(arrivals, (now + gap) * slots + guest)
+                outstanding[guest] -= 1
+            running, stops = None, NEVER
+        elif arrival == now:
             guest = pop(arrivals) % slots
             position = positions[guest]
-            enqueue(now, Command(guest, durations[guest][position]))
+            enqueue(now, Command(guest, work[guest][position]))
             position += 1
             positions[guest] = position if position < lengths[guest] else 0
             outstanding[guest] += 1
             if outstanding[guest] < depths[guest]:
                 push(arrivals, (now + gap_of(guest)) * slots + guest)
+            if preemptive and running is not None:
+                stops = stop_time(deadline(now), now, began, whole, running.payload[1])
         if running is not None or (arrivals and arrivals[0] < (now + 1) * slots):
             continue
         if period is not None and now >= next_period:
@@ -202,10 +255,16 @@ def _run(guests: Guests, ledger: Ledger, scheduler: Scheduler[int], settings: Se
         running = pick(now)
         wake = NEVER
         if running is not None:
-            started, ends = now, now + running.payload
-            wait = now - running.submitted
-            if wait > longest_wait[running.vm]:
-                longest_wait[running.vm] = wait
+            guest = running.vm
+            began = now
+            if guest != last:
+                began, last = now + switch, guest
+            duration, grain = running.payload
+            stops = whole = began + duration - running.used
+            if preemptive:
+                stops = stop_time(deadline(now), now, began, whole, grain)
+            if not running.used and began - running.submitted > longest_wait[guest]:
+                longest_wait[guest] = began - running.submitted
         elif scheduler.queued:
             due = scheduler.next_event_time(now)
             if due is None and period is not None:
@@ -213,4 +272,4 @@ def _run(guests: Guests, ledger: Ledger, scheduler: Scheduler[int], settings: Se
             if due is not None:
                 wake = max(due, now + 1)
     if running is not None:
-        used[running.vm] += until - started
+        used[running.vm] += max(until - began, 0)

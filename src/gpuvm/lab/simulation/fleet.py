@@ -24,12 +24,15 @@ class Tenant:
         Index of what it repeats.
     depth : int
         Commands that it keeps outstanding: 1 waits for each (closed loop), more queue ahead (open loop).
+    cap : float or None
+        Largest part of a GPU's time that it may have.
     """
 
     vm: int
     program: int
     weight: int = 1
     depth: int = 1
+    cap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Settings:
     Attributes
     ----------
     scheduler : str
-        A name in `schedulers.SCHEDULERS`.
+        A name in `schedulers.NAMES`.
     parameters : mapping
         The policy's own, by name.
     until : int
@@ -47,7 +50,7 @@ class Settings:
     window : int
         Length of the windows over which shares are taken.
     switch : int
-        GPU time that taking a launch off the GPU and putting it back later costs.
+        Time that the GPU takes to change from one machine's channel to another's.
     jitter : float
         Each machine's own times vary by up to this fraction, at random.
     """
@@ -70,11 +73,16 @@ class Task:
 
 
 def make_tenants(
-    count: int, programs: int, weights: Sequence[int] = (1,), depths: Sequence[int] = (1,)
+    count: int,
+    programs: int,
+    weights: Sequence[int] = (1,),
+    depths: Sequence[int] = (1,),
+    caps: Sequence[float | None] = (None,),
 ) -> list[Tenant]:
-    """`count` machines that take programs, weights and depths in turn."""
+    """`count` machines that take programs, weights, depths and caps in turn."""
     return [
-        Tenant(vm, vm % programs, weights[vm % len(weights)], depths[vm % len(depths)]) for vm in range(count)
+        Tenant(vm, vm % programs, weights[vm % len(weights)], depths[vm % len(depths)], caps[vm % len(caps)])
+        for vm in range(count)
     ]
 
 
@@ -112,9 +120,11 @@ def place(
 def entitlements(task: Task, programs: Sequence[Program]) -> list[float]:
     """Share of the GPU that each machine ought to get: weighted max-min fairness.
 
-    A machine that would use less alone gets what it would use; the others share the rest by weight.
+    A machine that would use less alone, or may use less, gets that; the others share the rest by weight.
     """
-    demands = [programs[tenant.program].demand_with(tenant.depth) for tenant in task.tenants]
+    demands = [
+        min(programs[tenant.program].demand_with(tenant.depth), tenant.cap or 1.0) for tenant in task.tenants
+    ]
     shares = [0.0] * len(demands)
     order = sorted(range(len(demands)), key=lambda at: (demands[at] / task.tenants[at].weight, at))
     left, weight = 1.0, sum(tenant.weight for tenant in task.tenants)

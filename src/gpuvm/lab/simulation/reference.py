@@ -9,7 +9,7 @@ from typing import Any
 
 import simpy
 
-from gpuvm.lab.simulation.engine import Guests, Ledger, make_scheduler
+from gpuvm.lab.simulation.engine import Guests, Ledger, Work, policy, preempts, stop_time
 from gpuvm.lab.simulation.fleet import Settings, Task
 from gpuvm.lab.simulation.program import Program
 from gpuvm.lab.simulation.statistics import GpuResult
@@ -29,10 +29,14 @@ class Reference:
         self.env = simpy.Environment(0)
         self.guests = Guests(task, programs, settings)
         self.ledger = Ledger(self.guests.count, settings.window)
-        self.scheduler = make_scheduler(settings, task)
+        self.scheduler = policy(settings, task)
         self.settings = settings
-        self.running: Command[int] | None = None
-        self.started = 0
+        self.running: Command[Work] | None = None
+        self.began = 0
+        """When the command on the GPU began to run, its switch done."""
+        self.last_vm = -1
+        self.changed = self.env.event()
+        """Tells the GPU, while it runs something, that its deadline may have changed."""
         self.work = self.env.event()
         """Wakes the GPU when something was submitted."""
         self.room = [self.env.event() for _ in range(self.guests.count)]
@@ -47,7 +51,7 @@ class Reference:
         if self.settings.until % self.settings.window == 0:
             self.close_window()
         if self.running is not None:
-            self.ledger.used[self.running.vm] += self.settings.until - self.started
+            self.ledger.used[self.running.vm] += max(self.settings.until - self.began, 0)
 
     def at(self, delay: int, priority: int) -> simpy.Event:
         """An event after a delay that takes its turn among others of that instant."""
@@ -66,12 +70,13 @@ class Reference:
         while True:
             yield self.at(gap, FIRST_GUEST + guest)
             position = guests.positions[guest]
-            duration = guests.durations[guest][position]
-            self.scheduler.enqueue(self.now, Command(guest, duration))
+            self.scheduler.enqueue(self.now, Command(guest, guests.work[guest][position]))
             guests.positions[guest] = (position + 1) % guests.lengths[guest]
             guests.outstanding[guest] += 1
             if not self.work.triggered:
                 self.work.succeed()
+            if preempts(self.scheduler) and self.running is not None and not self.changed.triggered:
+                self.changed.succeed()
             if guests.outstanding[guest] == guests.depths[guest]:
                 yield self.room[guest]
             gap = guests.gap(guest)
@@ -89,10 +94,33 @@ class Reference:
             if command is None:
                 yield from self.idle(next_period)
                 continue
-            self.running, self.started = command, now
-            wait = now - command.submitted
-            ledger.longest_wait[command.vm] = max(ledger.longest_wait[command.vm], wait)
-            yield self.at(command.payload, COMPLETION)
+            self.running = command
+            self.began = now if command.vm == self.last_vm else now + self.settings.switch
+            self.last_vm = command.vm
+            if not command.used:
+                wait = self.began - command.submitted
+                ledger.longest_wait[command.vm] = max(ledger.longest_wait[command.vm], wait)
+            yield from self.run_one(command)
+
+    def run_one(self, command: Command[Work]) -> Steps:
+        """Run a command to its end, or until its deadline has passed and a block ends."""
+        duration, grain = command.payload
+        whole = self.began + duration - command.used
+        while True:
+            stop = stop_time(self.scheduler.deadline(self.now), self.now, self.began, whole, grain)
+            self.changed = self.env.event()
+            over = self.at(stop - self.now, COMPLETION)
+            yield simpy.AnyOf(self.env, [over, self.changed])
+            if over.processed and self.now == stop:
+                break
+        elapsed = self.now - self.began
+        self.ledger.used[command.vm] += elapsed
+        self.running = None
+        if stop < whole:
+            self.scheduler.preempt(self.now, command, elapsed)
+            self.ledger.switches += 1
+        else:
+            self.scheduler.complete(self.now, command, elapsed)
             self.completed(command)
 
     def idle(self, next_period: int) -> Steps:
@@ -107,14 +135,10 @@ class Reference:
                 wake.append(self.at(max(due - self.now, 1), FIRST_GUEST + self.guests.count))
         yield simpy.AnyOf(self.env, wake)
 
-    def completed(self, command: Command[int]) -> None:
-        now, guest, guests, ledger = self.now, command.vm, self.guests, self.ledger
-        elapsed = now - self.started
-        self.running = None
-        self.scheduler.complete(now, command, elapsed)
-        ledger.used[guest] += elapsed
+    def completed(self, command: Command[Work]) -> None:
+        guest, guests, ledger = command.vm, self.guests, self.ledger
         ledger.launches[guest] += 1
-        latency = now - command.submitted
+        latency = self.now - command.submitted
         ledger.latencies[guest].pending.append(latency)
         ledger.longest[guest] = max(ledger.longest[guest], latency)
         if guests.outstanding[guest] == guests.depths[guest]:
@@ -128,7 +152,7 @@ class Reference:
             self.close_window()
 
     def close_window(self) -> None:
-        self.ledger.close_window(-1 if self.running is None else self.running.vm, self.started)
+        self.ledger.close_window(-1 if self.running is None else self.running.vm, self.began)
 
     @property
     def now(self) -> int:

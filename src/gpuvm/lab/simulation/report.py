@@ -40,7 +40,7 @@ def document(
 
 
 def _machines(result: GpuResult, programs: Sequence[Program], settings: Settings) -> list[dict[str, Any]]:
-    errors = share_errors(result, settings.window)
+    errors = share_errors(result)
     rows = []
     for at, vm in enumerate(result.vms.tolist()):
         column = errors[:, at].tolist()

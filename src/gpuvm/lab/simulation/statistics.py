@@ -150,10 +150,21 @@ SKIPPED_WINDOWS = 1
 """Windows at the start that share errors leave out: machines begin in the middle of their programs."""
 
 
-def share_errors(result: GpuResult, window: int) -> Floats:
-    """Relative error of each machine's share in each window: |share - entitled| / entitled."""
-    rows = result.windows[SKIPPED_WINDOWS:]
-    return np.asarray(np.abs(rows / window - result.entitled) / result.entitled)
+def share_errors(result: GpuResult) -> Floats:
+    """Relative error of each machine's share in each window: how far its part of all the time that machines
+    used is from its part of what they are entitled to. Windows in which nothing ran are left out."""
+    rows = result.windows[SKIPPED_WINDOWS:].astype(np.float64)
+    totals = rows.sum(axis=1, keepdims=True)
+    busy = totals.ravel() > 0
+    wanted = result.entitled / math.fsum(result.entitled.tolist())
+    return np.asarray(np.abs(rows[busy] / totals[busy] - wanted) / wanted)
+
+
+def overall_errors(result: GpuResult) -> Floats:
+    """The same over the whole run, with its sign: 0.1 is a tenth too much."""
+    total = max(int(result.used.sum()), 1)
+    wanted = result.entitled / math.fsum(result.entitled.tolist())
+    return np.asarray(result.used / total / wanted - 1)
 
 
 def summarize(results: Sequence[GpuResult], until: int, window: int) -> dict[str, Any]:
@@ -164,7 +175,8 @@ def summarize(results: Sequence[GpuResult], until: int, window: int) -> dict[str
         latency.merge(result.places, result.counts)
     taken = [result for result in results if len(result.vms)]
     relative = np.concatenate([result.used / until / result.entitled for result in taken])
-    per_window = [share_errors(result, window) for result in taken]
+    per_window = [share_errors(result) for result in taken]
+    overall = np.concatenate([overall_errors(result) for result in taken])
     errors = np.concatenate([each.ravel() for each in per_window])
     use = np.array([result.busy / until for result in results])
     launches = sum(int(result.launches.sum()) for result in results)
@@ -178,8 +190,8 @@ def summarize(results: Sequence[GpuResult], until: int, window: int) -> dict[str
         "jain": jain(relative),
         "jain_per_window": {"mean": mean(jains), "least": min(jains, default=None)},
         "share_error": {
-            "whole_run_mean": mean(np.abs(relative - 1).tolist()),
-            "whole_run_worst": float(np.abs(relative - 1).max()),
+            "whole_run_mean": mean(np.abs(overall).tolist()),
+            "whole_run_worst": float(np.abs(overall).max()),
             "window_mean": mean(errors.tolist()),
             "window_p99": float(np.sort(errors)[int(0.99 * (len(errors) - 1))]) if len(errors) else None,
             "window_worst": float(errors.max()) if len(errors) else None,
