@@ -101,6 +101,8 @@ class Expander:
         for block in body.blocks:
             out: list[Item] = []
             for item in block.items:
+                if isinstance(item, ast.Call):
+                    item = self._service(item, added)
                 name = library_call(item) if isinstance(item, ast.Instr) else ""
                 if not name:
                     out.append(item)
@@ -122,6 +124,23 @@ class Expander:
         for callee in _callees(self.bodies[name]):
             added.extend(self._need(callee))
         return added
+
+    def _service(self, item: ast.Call, added: list[str]) -> ast.Call:
+        """A call of printf and the like, which every module may declare, goes to this project's function."""
+        name = library.SERVICES.get(item.target, "")
+        declared = self.layout.functions.get(item.target)
+        if not name or declared is None or declared.body is not None or self.layout.pointer != 8:
+            return item
+        if name not in self.layout.functions:
+            module = library.services()
+            for v in module.variables:
+                self.layout.variable(v)
+            for f in module.functions:
+                if f.body is not None:
+                    self.layout.functions[f.name] = f
+                    self.bodies[f.name] = flatten(f)
+                    added.append(f.name)
+        return replace(item, target=name)
 
     def _temporary(self, body: Body, kind: str) -> str:
         self.counter += 1

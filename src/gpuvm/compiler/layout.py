@@ -90,7 +90,7 @@ class Layout:
         self.shared_end = 0
         self.dynamic_align = 16
         for v in module.variables:
-            self._variable(v)
+            self.variable(v)
         for f in module.functions:
             known = self.functions.get(f.name)
             if known is not None and known.body is not None:
@@ -99,7 +99,8 @@ class Layout:
                 continue
             self.functions[f.name] = f
 
-    def _variable(self, v: ast.Variable) -> None:
+    def variable(self, v: ast.Variable) -> None:
+        """Give a variable of module level its place."""
         if v.space not in ("global", "const", "shared"):
             raise CompileError(f"{v.name}: a .{v.space} variable must be inside a function", v.line)
         known = self.symbols.get(v.name)

@@ -175,15 +175,30 @@ def native_global(op: str, kind: str) -> bool:
     return kind in _NATIVE_GLOBAL.get(op, "").split()
 
 
+SERVICES = {
+    "vprintf": "gpuvm_vprintf",
+    "__assertfail": "gpuvm_assertfail",
+    "malloc": "gpuvm_malloc",
+    "free": "gpuvm_free",
+}
+"""What a kernel may call without defining it, and the function of services.ptx that does it."""
+
+
+@functools.cache
+def services() -> ast.Module:
+    """The functions of `SERVICES` and the variable through which the driver tells them of its memory."""
+    return parse(resources.files("gpuvm.compiler").joinpath("services.ptx").read_text())
+
+
 def build() -> None:
-    """Make library.ptx again."""
+    """Make library.ptx and services.ptx again."""
     from pathlib import Path
 
     from gpuvm.compiler.nvrtc import compile_cuda
 
     here = Path(__file__).parent
-    ptx, _ = compile_cuda(
-        (here / "library.cu").read_bytes(), "library.cu", ["--relocatable-device-code=true"]
-    )
-    lines = [line for line in ptx.splitlines() if not line.startswith("//") and line.strip()]
-    (here / "library.ptx").write_text("\n".join(lines) + "\n")
+    for name in ("library", "services"):
+        source = here / f"{name}.cu"
+        ptx, _ = compile_cuda(source.read_bytes(), source.name, ["--relocatable-device-code=true"])
+        lines = [line for line in ptx.splitlines() if not line.startswith("//") and line.strip()]
+        (here / f"{name}.ptx").write_text("\n".join(lines) + "\n")

@@ -17,10 +17,10 @@ from gpuvm.compiler.ptx import ast
 FIRST_REGISTER = 4
 REGISTER_WORDS = 24
 REFUSED = {
-    "vprintf": "printf needs a host that reads a buffer, which this system has not",
-    "malloc": "there is no heap in GPU memory",
-    "free": "there is no heap in GPU memory",
-    "__assertfail": "assert needs a host that reads a buffer, which this system has not",
+    "vprintf": "printf needs a module with 64-bit addresses",
+    "malloc": "the heap needs a module with 64-bit addresses",
+    "free": "the heap needs a module with 64-bit addresses",
+    "__assertfail": "assert needs a module with 64-bit addresses",
     "cudaLaunchDeviceV2": "kernels cannot launch kernels on this chip",
     "cudaGetParameterBufferV2": "kernels cannot launch kernels on this chip",
 }

@@ -12,11 +12,12 @@ from typing import Any
 
 from gpuvm.guest.cuda import attributes as device
 from gpuvm.guest.cuda.core import FAULT_RESULTS, CudaError, handles
+from gpuvm.guest.cuda.services import Services
 from gpuvm.guest.cuda.staging import Staging
 from gpuvm.guest.cuda.types import NAMES
 from gpuvm.guest.driver.context import DeviceBuffer, GpuContext
 from gpuvm.guest.driver.copy import copy_linear, m2mf_linear, m2mf_rectangle
-from gpuvm.guest.driver.errors import ChannelFault
+from gpuvm.guest.driver.errors import ChannelFault, FaultKind
 from gpuvm.guest.driver.hardware import BIG_PAGE
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.push import Host, semaphore
@@ -121,6 +122,7 @@ class Context:
         self._pages: list[HostBuffer] = []
         self.staging = Staging(gpu)
         self.callbacks: Any = None
+        self.services: Services | None = None
 
     # Work ------------------------------------------------------------------------------------------------
 
@@ -139,6 +141,11 @@ class Context:
         if self.error is None:
             self.error = FAULT_RESULTS[error.fault.kind]
             self.detail = str(error)
+            if self.services is not None:
+                self.services.flush()
+                if self.services.assertion and error.fault.kind is FaultKind.TRAP:
+                    self.error = NAMES["CUresult"].CUDA_ERROR_ASSERT
+                    self.detail = self.services.assertion
             machine = self.gpu.driver.machine.name
             log.warning("%s: a CUDA context was stopped, %s: %s", machine, self.error.name, self.detail)
         return CudaError(self.error, self.detail)
@@ -171,6 +178,8 @@ class Context:
                 self.gpu.channel.wait(sequence)
             except ChannelFault as fault:
                 raise self.poison(fault) from None
+            if self.services is not None and self.gpu.channel.finished(self.gpu.channel.submitted):
+                self.services.flush()
 
     def synchronize(self) -> None:
         """Wait for everything queued so far, callbacks included."""
@@ -178,6 +187,17 @@ class Context:
         if self.callbacks is not None:
             self.callbacks.drain()
         self.check()
+
+    def write(self, address: int, data: bytes | bytearray) -> None:
+        """Queue bytes of the driver's own for device memory, on the default stream."""
+        source = (ctypes.c_char * len(data)).from_buffer_copy(data)
+        self.staging.upload(
+            ctypes.addressof(source),
+            len(data),
+            lambda at, staged, length: self.submit(
+                self.default_stream, m2mf_linear(address + at, staged, length)
+            ),
+        )
 
     def fill(
         self, stream: Stream, address: int, pattern: bytes, size: int, rows: int = 1, pitch: int = 0
@@ -300,6 +320,9 @@ class Context:
             self.callbacks.close()
         self.gpu.close(kill)
         self.staging.close()
+        if self.services is not None:
+            self.services.flush()
+            self.services.close()
         for page in self._pages:
             page.free()
         self._pages.clear()

@@ -12,6 +12,8 @@ from gpuvm.guest.cuda.types import NAMES
 CUcontext: Any = NAMES["CUcontext"]
 CUlimit: Any = NAMES["CUlimit"]
 MAX_STACK = 512 << 10
+MAX_SERVICE = 1 << 32
+"""Most bytes of printf's records, and of the heap."""
 VALID_CONTEXT_FLAGS = 0xFF
 
 
@@ -194,6 +196,9 @@ class ContextApi(ApiBase):
             if value > MAX_STACK:
                 raise fail("INVALID_VALUE")
             value = -(-value // 16) * 16
+        elif context.services is not None or value > MAX_SERVICE:
+            # What printf and malloc work on has its size when the first module that uses them is loaded.
+            raise fail("INVALID_VALUE")
         context.limits[limit] = value
 
     @entry

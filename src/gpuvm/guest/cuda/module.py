@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from typing import Any
 
 from gpuvm.guest.cuda import attributes as device
+from gpuvm.guest.cuda import services
 from gpuvm.guest.cuda.base import ApiBase
 from gpuvm.guest.cuda.context import Allocation, Context
 from gpuvm.guest.cuda.core import CudaError, entry, fail, handles
@@ -16,7 +16,6 @@ from gpuvm.guest.cuda.occupancy import Need, max_threads
 from gpuvm.guest.cuda.options import JitOptions
 from gpuvm.guest.cuda.types import NAMES
 from gpuvm.guest.driver.compute import STACK_RESERVED, Program
-from gpuvm.guest.driver.copy import m2mf_linear
 from gpuvm.guest.driver.push import SUBCHANNEL_COMPUTE, Compute, increment
 
 CUmodule: Any = NAMES["CUmodule"]
@@ -96,13 +95,11 @@ class Module:
             data = build(segments, base)
             stream = context.default_stream
             if data:
-                source = (ctypes.c_char * len(data)).from_buffer(data)
-                context.staging.upload(
-                    ctypes.addressof(source),
-                    len(data),
-                    lambda at, staged, length: context.submit(stream, m2mf_linear(base + at, staged, length)),
-                )
+                context.write(base, data)
             context.fill(stream, base + segments.filled, b"\0", segments.size - segments.filled)
+            if services.SYMBOL in segments.variables:
+                context.services = context.services or services.Services(context)
+                context.write(base + segments.variables[services.SYMBOL][0], context.services.address)
             # New code may take the place of code that the instruction caches hold.
             context.gpu.compute.forget()
             context.submit(stream, increment(SUBCHANNEL_COMPUTE, Compute.FLUSH, Compute.FLUSH_CODE))
