@@ -368,8 +368,6 @@ def test_wide_and_narrow_vector_accesses(device: Device) -> None:
     ("body", "reason"),
     [
         ("o[0] = __shfl_sync(0xffffffff, threadIdx.x, 3);", "shfl"),
-        ('printf("%d", o[0]);', "vprintf"),
-        ("o[0] = (long)malloc(4);", "malloc"),
         ("o[0] = __match_any_sync(0xffffffff, o[1]);", "match"),
     ],
 )
@@ -380,4 +378,4 @@ def test_what_the_chip_cannot_do_is_refused_by_name_and_line(body: str, reason: 
         compile_ptx(ptx)
     assert reason in str(caught.value)
     assert caught.value.kind == "unsupported"
-    assert reason in ptx.splitlines()[caught.value.line - 1] or reason == "vprintf" or reason == "malloc"
+    assert reason in ptx.splitlines()[caught.value.line - 1]

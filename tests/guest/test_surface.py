@@ -30,6 +30,10 @@ def test_every_public_name_is_there() -> None:
     assert [name for name in names() if not hasattr(Cuda, name)] == []
 
 
+# cuda-python 13 gave this name another parameter; programs for either version run.
+LATER = {"cuCtxCreate": ["device"]}
+
+
 def test_every_function_has_the_same_parameters() -> None:
     functions = [n for n in names() if n.startswith("cu") and not inspect.isclass(getattr(driver, n))]
     assert len(functions) > 450
@@ -37,7 +41,7 @@ def test_every_function_has_the_same_parameters() -> None:
     for name in functions:
         theirs = list(inspect.signature(getattr(driver, name)).parameters)
         ours = list(inspect.signature(getattr(Cuda, name)).parameters)[1:]
-        if ours != theirs:
+        if ours != theirs + LATER.get(name, []):
             different[name] = (ours, theirs)
     assert different == {}
 

@@ -33,8 +33,8 @@ class Profile:
     slices : int
         Level-2 cache slices of a partition.
     copy_engines : bool
-        Whether the fuses show the copy engines. Linux 6.12 asks a GF100 for a privileged channel on them, which
-        that chip's channels cannot be, and logs an error; it copies by 0x9039 either way. The engines work.
+        Whether the fuses show the copy engines; they work either way. Linux 6.12 asks a GF100 for a privileged
+        channel on them, which that chip's channels cannot be, logs an error and copies by 0x9039.
     levels : tuple of Level
         Slowest first; the card runs at the last.
     speedo : int
@@ -55,7 +55,7 @@ class Profile:
     channels: int = 128
     pbdmas: int = 3
     memory_type: int = GDDR5
-    copy_engines: bool = False
+    copy_engines: bool = True
     speedo: int = 0x500
 
     @property

@@ -64,6 +64,8 @@ class GpuConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     ----------
     profile : str
         A name in `gpu.profile.PROFILES`.
+    copy_engines : bool
+        Whether the fuses show the copy engines; Linux cannot use a GF100's and its log complains of them.
     vram : int
         Bytes of video memory, whole MiB; only what is touched costs memory.
     watchdog : float
@@ -73,6 +75,7 @@ class GpuConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """
 
     profile: str = "quadro-6000"
+    copy_engines: bool = False
     vram: Positive = 2048 * MIB
     watchdog: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     reserve: Annotated[int, msgspec.Meta(ge=0)] = 0

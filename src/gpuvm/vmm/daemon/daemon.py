@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,7 +58,8 @@ class Daemon:
             self._make_folder(config.control)
             self._control = ControlServer(config.control, self.handle)
         try:
-            self.gpu = Gf100(gpu.vram, PROFILES[gpu.profile], watchdog_s=gpu.watchdog or None)
+            profile = replace(PROFILES[gpu.profile], copy_engines=gpu.copy_engines)
+            self.gpu = Gf100(gpu.vram, profile, watchdog_s=gpu.watchdog or None)
             try:
                 self.aggregator = Aggregator(self.gpu, config.scheduler, reserve=gpu.reserve or None)
                 for vm in config.vm:
