@@ -176,7 +176,7 @@ def _value(spec: bytes, kind: bytes, length: bytes, value: int) -> bytes:
     if kind == b"p":
         return (spec + b"s") % hex(value).encode()
     if kind in b"eEfFgGaA":
-        number = struct.unpack("<d", value.to_bytes(8, "little"))[0]
+        number: float = struct.unpack("<d", value.to_bytes(8, "little"))[0]
         if kind in b"aA":
             text = number.hex().encode()
             return (spec.partition(b".")[0] + b"s") % (text.upper() if kind == b"A" else text)

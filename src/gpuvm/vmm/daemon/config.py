@@ -64,21 +64,21 @@ class GpuConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     ----------
     profile : str
         A name in `gpu.profile.PROFILES`.
-    copy_engines : bool
-        Whether the fuses show the copy engines; Linux cannot use a GF100's and its log complains of them.
     vram : int
         Bytes of video memory, whole MiB; only what is touched costs memory.
     watchdog : float
         Seconds after which a launch is stopped; 0: never.
     reserve : int
         Bytes of video memory that the hypervisor keeps for shadows; 0: an eighth, at least 24 MiB.
+    copy_engines : bool
+        Whether the fuses show the copy engines; Linux cannot use a GF100's and its log complains of them.
     """
 
     profile: str = "quadro-6000"
-    copy_engines: bool = False
     vram: Positive = 2048 * MIB
     watchdog: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     reserve: Annotated[int, msgspec.Meta(ge=0)] = 0
+    copy_engines: bool = False
 
 
 class VmConfig(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
