@@ -81,6 +81,11 @@ class Channel:
         """When to look again at the semaphore that is waited for; 0 if none is."""
         self.backoff = 0.0
         self.kicked = False
+        """Whether it is being run and is to be switched out."""
+        self.slice_end = 0
+        """When it is switched out by itself (`time.monotonic_ns`); 0 if never."""
+        self.resting = False
+        """Whether its time slice is over and its owner has not given it another."""
 
         self.words: memoryview | None = None
         """Segment in progress."""
@@ -98,7 +103,7 @@ class Channel:
     @property
     def runnable(self) -> bool:
         """Whether the scheduler may run it now, waiting for memory aside."""
-        return self.enabled and self.scheduled and self.stop is None and not self.waiting
+        return self.enabled and self.scheduled and self.stop is None and not self.waiting and not self.resting
 
     def put(self) -> int:
         """Read GP_PUT from the poll area."""

@@ -45,6 +45,10 @@ class Work:
     launch_ns: int = 0
     """Wall time of launches, page-table work included."""
     copy_ns: int = 0
+    engine_ns: int = 0
+    """Wall time that channels had the engines, fetching and waiting for nothing."""
+    switches: int = 0
+    """Times that a channel was switched out with work left, by a kick or at its slice's end."""
 
 
 CommandListener = Callable[[int, str, int, int, int], None]

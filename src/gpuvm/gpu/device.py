@@ -349,6 +349,18 @@ class Gf100:
         """
         self.runner.idle_listeners.append(listener)
 
+    def on_switch(self, listener: Callable[[int, bool], None]) -> None:
+        """Call `listener(channel, waits)` on the engine thread when a channel's time slice ended with work
+        left, or (`waits`) when it waits for a semaphore.
+        """
+        self.runner.switch_listeners.append(listener)
+
+    def give(self, channel: int, until: int) -> None:
+        """Let a channel run until a time of `time.monotonic_ns` (0: for as long as it has work), from then on
+        it rests, switched out, until it is given time again. May be called while it runs, to move the end.
+        """
+        self.runner.give(channel, until)
+
     def on_error(self, listener: ErrorListener) -> None:
         """Call `listener(channel, stop)` when a channel faults or traps; `stop` is None if it only waits for
         the driver.

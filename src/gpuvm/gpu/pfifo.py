@@ -323,7 +323,10 @@ class Pfifo(Engine):
         self.playlist = list(wanted)
         for number, channel in enumerate(self.channels):
             if channel is not None:
+                leaves = channel.scheduled and number not in wanted
                 channel.scheduled = number in wanted
+                if leaves:
+                    self.gpu.runner.kick(channel)
         self.words[self.at("PFIFO", "PLAYLIST_RD")] = where
         self.words[self.at("PFIFO", "PLAYLIST_RD_LEN")] = value & 0xFFF
         self.words[self._runlist] |= RUNLIST_EVENT

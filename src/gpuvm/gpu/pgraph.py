@@ -11,12 +11,12 @@ import math
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from gpuvm.gpu import pmc
 from gpuvm.gpu.channel import Channel, Stop
-from gpuvm.gpu.classes.method import ClassObject, DataError
+from gpuvm.gpu.classes.method import ClassObject, DataError, Switched
 from gpuvm.gpu.engine import Engine
 from gpuvm.gpu.paging import MmuFault, Reason, walk
 from gpuvm.gpu.pusher import HUB_CLIENT_DISPATCH, UNIT_PGRAPH
@@ -26,8 +26,8 @@ from gpuvm.registers.declare import Block, Field, Register, Scratch, bit
 if TYPE_CHECKING:
     from gpuvm.gpu.classes.compute import Compute
     from gpuvm.gpu.device import Gf100
-    from gpuvm.jit.executor import StopFlag
-    from gpuvm.jit.launch import ExecutionError, Launch, Outcome
+    from gpuvm.jit.launch import ExecutionError, Launch, Outcome, Statistics
+    from gpuvm.jit.stop import StopFlag
 
 INTR_NOTIFY, INTR_ILLEGAL_MTHD, INTR_ILLEGAL_CLASS = 1 << 0, 1 << 4, 1 << 5
 INTR_CTXCTL, INTR_DATA_ERROR, INTR_TRAP = 1 << 19, 1 << 20, 1 << 21
@@ -180,6 +180,29 @@ class Executor(Protocol):
 
     def run(self, launch: Launch, stop: StopFlag | None) -> Outcome: ...
 
+    def resume(self, parked: object) -> Outcome: ...
+
+    def drop(self, parked: object) -> None: ...
+
+
+@dataclass(slots=True)
+class Task:
+    """A launch from its LAUNCH method to its last block, switched out or not."""
+
+    launch: Launch
+    stop: StopFlag
+    statistics: Statistics
+    next_block: int = 0
+    parked: object | None = None
+    """Threads in the middle of their blocks (`Outcome.parked`)."""
+    spent_ns: int = 0
+
+    def add(self, statistics: Statistics) -> None:
+        """Count a stretch of it."""
+        for each in fields(statistics):
+            total = getattr(self.statistics, each.name) + getattr(statistics, each.name)
+            setattr(self.statistics, each.name, total)
+
 
 @dataclass(slots=True)
 class Report:
@@ -308,21 +331,51 @@ class Pgraph(Engine):
     # Launches
 
     def launch(self, target: Compute, grid: tuple[int, int, int], block: tuple[int, int, int]) -> None:
-        """Run a grid to its end, in the engine thread.
+        """Run a grid in the engine thread, to its end or until its channel is switched out; called again for
+        the same LAUNCH it goes on from there.
 
         Raises
         ------
+        Switched
+            If the channel was switched out: the object keeps the launch.
         MmuFault
             If the page tables cannot be mapped; what the kernel itself does wrong is reported here.
         """
-        from gpuvm.jit.executor import StopFlag
-        from gpuvm.jit.launch import ConstantBank, Launch
-
-        channel, state = target.channel, target.state
-        space = channel.space
+        channel = target.channel
         began = time.perf_counter_ns()
+        task = target.task
+        try:
+            if task is None:
+                task = target.task = self._begin(target, grid, block)
+            outcome = self._run(channel, task)
+        except MmuFault:
+            self.drop(target)
+            raise
+        task.spent_ns += time.perf_counter_ns() - began
+        task.add(outcome.statistics)
+        error = outcome.error
+        if error is not None and error.kind.name == "STOPPED" and not task.stop.killed:
+            task.parked = outcome.parked
+            task.next_block = outcome.blocks_done
+            raise Switched
+        target.task = None
+        self.gpu.counters.launched(
+            channel.number,
+            task.statistics,
+            task.spent_ns,
+            math.prod(grid) * -(-math.prod(block) // 32),
+            sum(self.gpu.profile.tpcs),
+        )
+        if error is not None:
+            self._failed(channel, error)
+
+    def _begin(self, target: Compute, grid: tuple[int, int, int], block: tuple[int, int, int]) -> Task:
+        from gpuvm.jit.launch import ConstantBank, Launch, Statistics
+        from gpuvm.jit.stop import StopFlag
+
+        state = target.state
         launch = Launch(
-            space=space.prepare(),
+            space=target.channel.space.prepare(),
             code_base=target.address(0x1608),
             entry=state[0x3B4 >> 2],
             grid=grid,
@@ -337,38 +390,76 @@ class Pgraph(Engine):
             shared_window=state[0x214 >> 2],
             local_window=state[0x77C >> 2],
         )
-        executor, stop = self.gpu.executor(), StopFlag()
-        timer = None
+        return Task(launch, StopFlag(parkable=True), Statistics())
+
+    def _run(self, channel: Channel, task: Task) -> Outcome:
+        """Give a launch the engine until it ends or is switched out."""
+        executor, stop, space = self.gpu.executor(), task.stop, channel.space
+        host = space.prepare()
+        if task.parked is None:
+            task.launch = replace(task.launch, space=host, first_block=task.next_block)
+        stop.clear()
+        stop.deadline = channel.slice_end
         with self._abort_lock:
             self._launching = (channel, stop)
             self._swept = None
         if channel.stop is not None or self.gpu.runner.closing:
             stop.kill()
-        space.running(+1)
+        elif channel.kicked:
+            stop.park()
+        timer = None
+        if task.parked is None:
+            space.running(+1)
+        parked = None
         try:
-            if self.gpu.watchdog_s is not None:
+            if self.gpu.watchdog_s is not None and task.parked is None:
                 # The limit is the kernel's own time; translating it is ours.
-                executor.prepare(launch)
-            timer = self._watch(stop)
-            outcome = executor.run(launch, stop)
+                executor.prepare(task.launch)
+            timer = self._watch(task)
+            waits = task.parked
+            outcome = executor.run(task.launch, stop) if waits is None else executor.resume(waits)
+            parked = task.parked = outcome.parked
+            return outcome
         finally:
+            # Threads that are parked still use the host's view; what they wrote so far counts all the same.
             space.running(-1)
+            if parked is not None:
+                space.running(+1)
             with self._abort_lock:
                 self._launching = None
             if timer is not None:
                 timer.cancel()
-        warps = math.prod(grid) * -(-math.prod(block) // 32)
-        self.gpu.counters.launched(
-            channel.number,
-            outcome.statistics,
-            time.perf_counter_ns() - began,
-            warps,
-            sum(self.gpu.profile.tpcs),
-        )
-        if outcome.error is not None:
-            self._failed(channel, outcome.error)
 
-    def _watch(self, stop: StopFlag) -> threading.Timer | None:
+    def end_launch(self, channel: Channel) -> None:
+        """End the launch that a channel was switched out of, for good."""
+        for each in channel.objects:
+            if each is not None:
+                self.drop(each)
+
+    def drop(self, target: ClassObject) -> None:
+        """End the launch that an object was switched out of, for good."""
+        task: Task | None = getattr(target, "task", None)
+        if task is None:
+            return
+        target.task = None  # type: ignore[attr-defined]
+        if task.parked is not None:
+            self.gpu.executor().drop(task.parked)
+            target.channel.space.running(-1)
+
+    def switch_out(self, channel: Channel) -> None:
+        """Have the launch in progress stop at its threads' next thread-block boundary or loop back-edge, if it
+        is this channel's."""
+        with self._abort_lock:
+            if self._launching is not None and self._launching[0] is channel:
+                self._launching[1].park()
+
+    def limit(self, channel: Channel) -> None:
+        """Tell the launch in progress, if it is this channel's, that its slice's end was moved."""
+        with self._abort_lock:
+            if self._launching is not None and self._launching[0] is channel:
+                self._launching[1].deadline = channel.slice_end
+
+    def _watch(self, task: Task) -> threading.Timer | None:
         self._timed_out = False
         limit = self.gpu.watchdog_s
         if limit is None:
@@ -376,9 +467,9 @@ class Pgraph(Engine):
 
         def expire() -> None:
             self._timed_out = True
-            stop.kill()
+            task.stop.kill()
 
-        timer = threading.Timer(limit, expire)
+        timer = threading.Timer(max(limit - task.spent_ns * 1e-9, 0.0), expire)
         timer.daemon = True
         timer.start()
         return timer
@@ -431,7 +522,8 @@ class Pgraph(Engine):
                 self._launching[1].kill()
 
     def forget(self, channel: Channel) -> None:
-        """Drop what a channel that is gone still had to say."""
+        """Drop what a channel that is gone still had to say, and the launch that it was switched out of."""
+        self.end_launch(channel)
         self._queue = deque(each for each in self._queue if each.channel is not channel)
         if self._owner is channel:
             self.words[self._intr] = 0

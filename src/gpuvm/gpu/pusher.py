@@ -15,7 +15,7 @@ import structlog
 
 from gpuvm.gpu.channel import Channel, Stop
 from gpuvm.gpu.classes.host import HostMethods, Park
-from gpuvm.gpu.classes.method import Illegal, Rejected
+from gpuvm.gpu.classes.method import Illegal, Rejected, Switched
 from gpuvm.gpu.paging import MmuFault
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Turn(enum.Enum):
     """How a channel's turn ended."""
 
     MORE = enum.auto()
+    SWITCHED = enum.auto()
     IDLE = enum.auto()
     PARKED = enum.auto()
     WAITING = enum.auto()
@@ -116,6 +117,8 @@ class Pusher:
         assert words is not None
         end = len(words)
         self._deadline = monotonic() + SLICE_S
+        if channel.slice_end:
+            self._deadline = min(self._deadline, channel.slice_end * 1e-9)
         steps = 0
         while True:
             while channel.count and channel.position < end:
@@ -176,10 +179,13 @@ class Pusher:
         words = memoryview(value.to_bytes(4, "little")).cast("I")
         position = channel.position
         try:
-            return self._deliver(channel, words)
+            turn = self._deliver(channel, words)
         except Park:
             channel.position = position - 1
             raise
+        if turn is Turn.SWITCHED:
+            channel.position = position - 1
+        return turn
 
     def _data(self, channel: Channel, words: memoryview) -> Turn | None:
         """Hand over the data words that are there; None to go on."""
@@ -187,7 +193,7 @@ class Pusher:
         taken = 1 if once or channel.method < 0x100 else min(channel.count, len(words) - channel.position)
         turn = self._deliver(channel, words[channel.position : channel.position + taken])
         taken = self._consumed
-        if once:
+        if once and taken:
             channel.method += 4
             channel.step = _KEEP
         channel.position += taken
@@ -218,6 +224,9 @@ class Pusher:
             error = trap.error if isinstance(trap, Rejected) else None
             self._gpu.engine_error(channel, target, subchannel, at, words[trap.consumed - 1], error)
             return Turn.STOPPED if channel.stop is not None else Turn.WAITING
+        except Switched as switch:
+            self._consumed = switch.consumed
+            return Turn.SWITCHED
         except MmuFault as fault:
             channel.stop = Stop.MMU_FAULT
             self._gpu.engine_fault(channel, target, fault)

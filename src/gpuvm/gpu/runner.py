@@ -32,6 +32,7 @@ class Runner:
         self._last = -1
         self.current: Channel | None = None
         self.idle_listeners: list[Callable[[int], None]] = []
+        self.switch_listeners: list[Callable[[int, bool], None]] = []
 
     @property
     def closing(self) -> bool:
@@ -63,12 +64,41 @@ class Runner:
                 channel.retry_at = 1e-9
 
     def kick(self, channel: Channel) -> None:
-        """Take a channel off its PBDMA; done at once unless it is being run."""
+        """Take a channel off its PBDMA and its engine: done at once unless it is being run; then at its next
+        method, thread-block boundary or piece of a copy. It goes on later from there."""
         with self._changed:
-            if self.current is channel:
-                channel.kicked = True
-            else:
+            if self.current is not channel:
                 channel.save()
+                return
+            channel.kicked = True
+        self._gpu.pgraph.switch_out(channel)
+
+    def due(self, channel: Channel) -> bool:
+        """Whether the channel that is being run is to be switched out now."""
+        return channel.kicked or 0 < channel.slice_end <= time.monotonic_ns()
+
+    def give(self, number: int, until: int) -> None:
+        """Give a channel a time slice: it runs, and rests from `until` (`time.monotonic_ns`; 0: never) on
+        until it is given another one."""
+        channel = self._gpu.pfifo.channels[number]
+        if channel is None:
+            return
+        self._limit(channel, until)
+        if channel.resting:
+            channel.resting = False
+            with self._changed:
+                self._changed.notify_all()
+
+    def rest(self, number: int) -> None:
+        """Take the time slice away that a channel has."""
+        channel = self._gpu.pfifo.channels[number]
+        if channel is not None:
+            channel.resting = True
+            self._limit(channel, 1)
+
+    def _limit(self, channel: Channel, until: int) -> None:
+        channel.slice_end = until
+        self._gpu.pgraph.limit(channel)
 
     def discard(self, channel: Channel) -> None:
         """A channel left the channel table: stop its launch, release what it holds after its turn."""
@@ -100,6 +130,9 @@ class Runner:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
+        for channel in self._gpu.pfifo.channels:
+            if channel is not None:
+                self._gpu.pgraph.end_launch(channel)
 
     # The thread
 
@@ -114,7 +147,10 @@ class Runner:
                     return
                 self.current = channel
                 self._last = channel.number
+            began = time.perf_counter_ns()
             turn = self._pusher.turn(channel)
+            work = self._gpu.counters.channels[channel.number]
+            work.engine_ns += time.perf_counter_ns() - began
             self._after(channel, turn)
 
     def _next(self) -> Channel | None:
@@ -148,8 +184,11 @@ class Runner:
             channel.retry_at = time.monotonic() + channel.backoff
         else:
             channel.backoff = channel.retry_at = 0.0
+        over = 0 < channel.slice_end <= time.monotonic_ns() and turn in (Turn.MORE, Turn.SWITCHED)
         with self._changed:
             self.current = None
+            if over:
+                channel.resting = True
             gone = self._gpu.pfifo.channels[channel.number] is not channel
             if channel.kicked:
                 channel.kicked = False
@@ -159,6 +198,11 @@ class Runner:
             with self._gpu.locked():
                 self._release(channel)
             return
+        if turn is Turn.SWITCHED or over:
+            self._gpu.counters.channels[channel.number].switches += 1
+        if over or turn is Turn.PARKED:
+            for tell in self.switch_listeners:
+                tell(channel.number, turn is Turn.PARKED)
         if turn is Turn.IDLE and channel.progressed:
             channel.progressed = False
             for listener in self.idle_listeners:

@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuvm.jit import layout as at
+from gpuvm.jit.crew import Crew
 from gpuvm.jit.fault import POOL_SIZE, POOL_WORKERS, runtime
 from gpuvm.jit.launch import ErrorKind, ExecutionError, Launch, Outcome, Statistics
 from gpuvm.jit.space import VA_SIZE, AccessError, AddressSpace
+from gpuvm.jit.stop import StopFlag
 from gpuvm.jit.translate import Translation, Translator
 
 MAX_THREADS_PER_BLOCK = 1536
@@ -27,31 +29,9 @@ MAX_SHARED = 48 << 10
 BANK = (1 << 16) + 64
 ALONE_S = 100e-6
 """Grids expected to take less than this run on the calling thread."""
+LEAVE_S = 50e-6
+"""Time within which a thread should come to the end of its claim."""
 _launches = itertools.count(1)
-
-
-class StopFlag:
-    """Asks a running launch to stop, from any thread.
-
-    `preempt` lets the blocks that run end; `kill` stops at the next loop back-edge too (the launch cannot be
-    resumed).
-    """
-
-    def __init__(self) -> None:
-        self.word: npt.NDArray[np.int32] = np.zeros(1, np.int32)
-
-    def preempt(self) -> None:
-        self.word[0] = max(int(self.word[0]), at.STOP_BLOCK)
-
-    def kill(self) -> None:
-        self.word[0] = at.STOP_NOW
-
-    def clear(self) -> None:
-        self.word[0] = at.STOP_NONE
-
-    @property
-    def requested(self) -> bool:
-        return bool(self.word[0])
 
 
 class _Memory:
@@ -141,6 +121,23 @@ class _Set:
         self.locks = _Memory(4096)
 
 
+class Parked:
+    """A launch with threads that wait in the middle of their blocks."""
+
+    def __init__(
+        self, launch: Launch, translation: Translation, work: _Set, crew: Crew, stop: StopFlag, first: int
+    ) -> None:
+        self.launch = launch
+        self.translation = translation
+        self.work = work
+        self.crew = crew
+        self.stop = stop
+        self.first = first
+        self.total = launch.grid[0] * launch.grid[1] * launch.grid[2]
+        self.native_s = 0.0
+        self.compile_s = 0.0
+
+
 class Executor:
     """Runs launches on this machine's cores.
 
@@ -162,10 +159,18 @@ class Executor:
         self._pool_lock = threading.Lock()
         self._pool: _Memory | None = None
         self._workers: list[threading.Thread] = []
+        self._crews: list[Crew] = []
+        self._parked: set[Parked] = set()
         self._closed = False
 
     def close(self) -> None:
-        """End the worker threads."""
+        """End the worker threads; launches that are parked end where they are."""
+        for parked in list(self._parked):
+            self.drop(parked)
+        with self._lock:
+            crews, self._crews = self._crews, []
+        for crew in crews:
+            crew.close()
         with self._pool_lock:
             self._closed = True
             if self._pool is not None:
@@ -203,11 +208,13 @@ class Executor:
         compile_s = translation.seconds()
         with self._lock:
             work = self._idle.pop() if self._idle else _Set(self.threads)
+        outcome = None
         try:
-            outcome = self._run(launch, translation, work, stop or StopFlag())
+            outcome = self._run(launch, translation, work, stop or StopFlag(), compile_s)
         finally:
-            with self._lock:
-                self._idle.append(work)
+            if outcome is None or outcome.parked is None:
+                with self._lock:
+                    self._idle.append(work)
         outcome.statistics.compile_s = compile_s
         outcome.statistics.wall_s = time.perf_counter() - started
         return outcome
@@ -265,7 +272,9 @@ class Executor:
             work.table.i64[bank] = copy.address
         return None
 
-    def _run(self, launch: Launch, translation: Translation, work: _Set, stop: StopFlag) -> Outcome:
+    def _run(
+        self, launch: Launch, translation: Translation, work: _Set, stop: StopFlag, compile_s: float
+    ) -> Outcome:
         total = launch.grid[0] * launch.grid[1] * launch.grid[2]
         first = min(max(launch.first_block, 0), total)
         unmapped = self._constants(launch, translation, work)
@@ -279,7 +288,7 @@ class Executor:
         job, half = work.job.i64, work.job.i32
         job[at.JOB_NEXT // 8] = first
         job[at.JOB_END // 8] = total
-        job[at.JOB_CHUNK // 8] = max(1, min((total - first) // (self.threads * 16), 64))
+        job[at.JOB_CHUNK // 8] = self._chunk(total - first, translation, stop)
         job[at.JOB_STOP // 8] = stop.word.ctypes.data
         half[at.JOB_FAILED // 4] = 0
         half[at.JOB_GRID_X // 4 : at.JOB_GRID_X // 4 + 3] = np.array(launch.grid, np.uint32).view(np.int32)
@@ -291,9 +300,13 @@ class Executor:
         for context in work.contexts:
             context.prepare(launch, translation, work.job.address, work.table.address, work.locks.address)
         self.runtime.install()
+        expected = None if translation.block_s is None else translation.block_s * (total - first)
+        if stop.parkable and (expected is None or expected >= ALONE_S or translation.surprising):
+            return self._start(Parked(launch, translation, work, self._crew(), stop, first), compile_s)
+        job[at.JOB_POOL // 8] = 0
         began = time.perf_counter()
         # Waking other threads takes longer than a small grid does.
-        small = translation.block_s is not None and translation.block_s * (total - first) < ALONE_S
+        small = expected is not None and expected < ALONE_S
         if threads > 1 and not small and self._pool_lock.acquire(blocking=False):
             try:
                 self.runtime.pool_run(self._get_pool().address, work.job.address)
@@ -303,10 +316,74 @@ class Executor:
             self.runtime.job(work.job.address, 0)
             threads = 1
         native_s = time.perf_counter() - began
-        each = native_s * threads / (total - first)
-        translation.block_s = each if translation.block_s is None else min(translation.block_s * 1.05, each)
+        translation.took(native_s, threads, total - first)
         outcome = self._outcome(launch, translation, work, total, first)
         outcome.statistics.native_s = native_s
+        return outcome
+
+    def _chunk(self, blocks: int, translation: Translation, stop: StopFlag) -> int:
+        """Blocks that a thread claims at once: it leaves, when told to, only between two claims."""
+        most = 64
+        if stop.parkable:
+            known = translation.block_s
+            most = 4 if known is None else int(LEAVE_S / known) if known * 64 > LEAVE_S else 64
+        return max(1, min(blocks // (self.threads * 16), most))
+
+    # Launches that can be parked
+
+    def _crew(self) -> Crew:
+        with self._lock:
+            if self._crews:
+                return self._crews.pop()
+        return Crew(self.threads)
+
+    def _start(self, parked: Parked, compile_s: float) -> Outcome:
+        parked.compile_s = compile_s
+        parked.work.job.i64[at.JOB_POOL // 8] = parked.crew.address
+        return self._go(parked)
+
+    def resume(self, parked: object) -> Outcome:
+        """Go on with a launch that was parked; clear or replace nothing but its stop flag before."""
+        assert isinstance(parked, Parked)
+        self._parked.discard(parked)
+        began = time.perf_counter()
+        parked.stop.clear()
+        self.runtime.install()
+        outcome = self._go(parked)
+        if outcome.parked is None:
+            with self._lock:
+                self._idle.append(parked.work)
+            outcome.statistics.compile_s = parked.compile_s
+        outcome.statistics.wall_s = time.perf_counter() - began
+        return outcome
+
+    def drop(self, parked: object) -> None:
+        """End a launch that was parked, for good."""
+        assert isinstance(parked, Parked)
+        parked.stop.kill()
+        self.resume(parked)
+
+    def _go(self, parked: Parked) -> Outcome:
+        """Run a job on its crew until it ends or is parked."""
+        left = parked.total - parked.first
+        parked.stop.attach(parked.crew)
+        began = time.perf_counter()
+        try:
+            waits = parked.crew.run(parked.work.job.address, min(self.threads, left))
+        finally:
+            parked.stop.detach()
+        parked.native_s += time.perf_counter() - began
+        if waits:
+            self._parked.add(parked)
+            text = "the launch was switched out in the middle of its blocks"
+            return Outcome(error=ExecutionError(ErrorKind.STOPPED, message=text), parked=parked)
+        with self._lock:
+            self._crews.append(parked.crew)
+        launch, translation = parked.launch, parked.translation
+        outcome = self._outcome(launch, translation, parked.work, parked.total, parked.first)
+        if outcome.error is None:
+            translation.took(parked.native_s, min(self.threads, left), left)
+        outcome.statistics.native_s = parked.native_s
         return outcome
 
     def _get_pool(self) -> _Memory:

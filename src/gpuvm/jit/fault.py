@@ -12,6 +12,13 @@ direction
   was there.
 - `gpuvm_pool_run` and `gpuvm_worker` run one job on several threads; they wait on futexes, without the
 interpreter.
+- `gpuvm_crew` runs a job on the threads of a pool alone, so that they can be parked in the middle of a thread
+block
+  while the caller goes on with something else: translated code polls its stop word at loop back-edges and
+  traps
+  there; the handler waits (`gpuvm_park`) until the word changes, and returns into the loop with all registers
+  as they
+  were.
 """
 
 from __future__ import annotations
@@ -24,8 +31,9 @@ from gpuvm.jit.cache import DiskCache, Entry
 from gpuvm.jit.helpers import SIGNATURES, helpers_ir
 from gpuvm.jit.native import Library, Target, libc_address, target
 
-# Pool: i32 sequence, i32 pending, i32 quit, i32 workers, ptr job.
-POOL_SEQUENCE, POOL_PENDING, POOL_QUIT, POOL_WORKERS, POOL_JOB, POOL_SIZE = 0, 64, 128, 132, 136, 192
+# Pool: i32 sequence, i32 pending, i32 quit, i32 workers, ptr job; i32 event, i32 parked, i64 deadline of a crew.
+POOL_SEQUENCE, POOL_PENDING, POOL_QUIT, POOL_WORKERS, POOL_JOB = 0, 64, 128, 132, 136
+POOL_EVENT, POOL_PARKED, POOL_DEADLINE, POOL_SIZE = 192, 196, 200, 256
 
 _ASSEMBLY = f"""
 .text
@@ -98,7 +106,29 @@ define void @gpuvm_handler(i32 %signal, ptr %info, ptr %machine) ATTRS {
   %key = load i32, ptr @gpuvm_key
   %context = call ptr @pthread_getspecific(i32 %key)
   %inside = icmp ne ptr %context, null
-  br i1 %inside, label %guest, label %other
+  br i1 %inside, label %which, label %other
+which:
+  %illegal = icmp eq i32 %signal, 4
+  br i1 %illegal, label %trapped, label %guest
+trapped:
+  %t.ip = getelementptr i8, ptr %machine, i64 RIP
+  %t.at = load i64, ptr %t.ip
+  %t.code = inttoptr i64 %t.at to ptr
+  %t.mark = load i32, ptr %t.code, align 1
+  %t.parks = icmp eq i32 %t.mark, PARK_MARK
+  br i1 %t.parks, label %parks, label %other
+parks:
+  %told = call i32 @gpuvm_park(ptr %context)
+  %kill = icmp eq i32 %told, 2
+  br i1 %kill, label %killed, label %resumed
+resumed:
+  %t.next = add i64 %t.at, 4
+  store i64 %t.next, ptr %t.ip
+  ret void
+killed:
+  %k.kind = getelementptr i8, ptr %context, i64 ERROR_KIND
+  store i32 -2, ptr %k.kind
+  br label %leave
 guest:
   %p.address = getelementptr i8, ptr %info, i64 16
   %address = load i64, ptr %p.address
@@ -119,11 +149,14 @@ guest:
   store i32 %signal, ptr %e.signal
   %e.ip = getelementptr i8, ptr %context, i64 ERROR_IP
   store i64 %ip, ptr %e.ip
+  br label %leave
+leave:
+  %p.back = getelementptr i8, ptr %machine, i64 RIP
   %sp = load i64, ptr %context
   %p.sp = getelementptr i8, ptr %machine, i64 RSP
   store i64 %sp, ptr %p.sp
   %out = ptrtoint ptr @gpuvm_escape to i64
-  store i64 %out, ptr %p.ip
+  store i64 %out, ptr %p.back
   %p.fl = getelementptr i8, ptr %machine, i64 EFL
   store i64 514, ptr %p.fl
   ret void
@@ -186,6 +219,15 @@ define void @gpuvm_job(ptr %job, i32 %index) ATTRS {
   %p.context = getelementptr ptr, ptr %contexts, i64 %wide
   %context = load ptr, ptr %p.context
   call void @gpuvm_run(ptr %function, ptr %context)
+  %p.kind = getelementptr i8, ptr %context, i64 ERROR_KIND
+  %kind = load i32, ptr %p.kind
+  %bad = icmp ne i32 %kind, 0
+  br i1 %bad, label %failed, label %done
+failed:
+  %p.failed = getelementptr i8, ptr %job, i64 JOB_FAILED
+  store atomic i32 1, ptr %p.failed seq_cst, align 4
+  br label %done
+done:
   ret void
 }
 
@@ -237,6 +279,7 @@ inside:
   %job = load ptr, ptr %p.job
   call void @gpuvm_job(ptr %job, i32 %index)
   %before = atomicrmw sub ptr %p.pending, i32 1 seq_cst
+  call void @gpuvm_nudge(ptr %pool)
   %last = icmp eq i32 %before, 1
   br i1 %last, label %notify, label %finish
 notify:
@@ -291,6 +334,141 @@ define void @gpuvm_pool_quit(ptr %pool) ATTRS {
   ret void
 }
 
+define void @gpuvm_nudge(ptr %pool) ATTRS {
+  %p.event = getelementptr i8, ptr %pool, i64 POOL_EVENT
+  %e = atomicrmw add ptr %p.event, i32 1 seq_cst
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.event, i32 129, i32 2147483647, ptr null)
+  ret void
+}
+
+define void @gpuvm_wake(ptr %word) ATTRS {
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 129, i32 2147483647, ptr null)
+  ret void
+}
+
+define i32 @gpuvm_park(ptr %context) ATTRS {
+entry:
+  %p.job = getelementptr i8, ptr %context, i64 JOB_OF
+  %job = load ptr, ptr %p.job
+  %p.pool = getelementptr i8, ptr %job, i64 JOB_POOL
+  %pool = load ptr, ptr %p.pool
+  %p.word = getelementptr i8, ptr %job, i64 JOB_STOP
+  %word = load ptr, ptr %p.word
+  %able = icmp ne ptr %pool, null
+  br i1 %able, label %stand, label %out
+stand:
+  %p.parked = getelementptr i8, ptr %pool, i64 POOL_PARKED
+  %m = atomicrmw add ptr %p.parked, i32 1 seq_cst
+  call void @gpuvm_nudge(ptr %pool)
+  br label %look
+look:
+  %now = load atomic i32, ptr %word acquire, align 4
+  %still = icmp eq i32 %now, STOP_PARK
+  br i1 %still, label %sleep, label %leave
+sleep:
+  %w = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 128, i32 STOP_PARK, ptr null)
+  br label %look
+leave:
+  %l = atomicrmw sub ptr %p.parked, i32 1 seq_cst
+  ret i32 %now
+out:
+  ret i32 0
+}
+
+; Run a job, or go on with one, on `wanted` threads of a pool; 1 if they were parked, 0 if it is over.
+define i32 @gpuvm_crew(ptr %pool, ptr %job, i32 %wanted) ATTRS {
+entry:
+  %time = alloca [2 x i64], align 16
+  %p.nsec = getelementptr i8, ptr %time, i64 8
+  %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
+  %p.pending = getelementptr i8, ptr %pool, i64 POOL_PENDING
+  %p.job = getelementptr i8, ptr %pool, i64 POOL_JOB
+  %p.event = getelementptr i8, ptr %pool, i64 POOL_EVENT
+  %p.parked = getelementptr i8, ptr %pool, i64 POOL_PARKED
+  %p.deadline = getelementptr i8, ptr %pool, i64 POOL_DEADLINE
+  %p.word = getelementptr i8, ptr %job, i64 JOB_STOP
+  %word = load ptr, ptr %p.word
+  %p.end = getelementptr i8, ptr %job, i64 JOB_END
+  %end = load i64, ptr %p.end
+  %p.failed = getelementptr i8, ptr %job, i64 JOB_FAILED
+  store ptr %job, ptr %p.job
+  %open = atomicrmw or ptr %p.pending, i32 -2147483648 seq_cst
+  %s = atomicrmw add ptr %p.sequence, i32 1 seq_cst
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 %wanted, ptr null)
+  %u = call i64 (i64, ...) @syscall(i64 202, ptr %word, i32 129, i32 2147483647, ptr null)
+  br label %wait
+wait:
+  %turn = phi i32 [ 0, %entry ], [ %turn1, %again ]
+  %event = load atomic i32, ptr %p.event seq_cst, align 4
+  %told = load atomic i32, ptr %word seq_cst, align 4
+  %next = load atomic i64, ptr %job seq_cst, align 8
+  %failed = load atomic i32, ptr %p.failed seq_cst, align 4
+  %none = icmp uge i64 %next, %end
+  %stop = or i32 %told, %failed
+  %stopped = icmp ne i32 %stop, 0
+  %over = or i1 %none, %stopped
+  %state = load atomic i32, ptr %p.pending seq_cst, align 4
+  %in = and i32 %state, 2147483647
+  %parked = load atomic i32, ptr %p.parked seq_cst, align 4
+  %alone = icmp eq i32 %in, %parked
+  %maybe = and i1 %over, %alone
+  br i1 %maybe, label %close, label %clock
+close:
+  %old = atomicrmw and ptr %p.pending, i32 2147483647 seq_cst
+  %in2 = and i32 %old, 2147483647
+  %parked2 = load atomic i32, ptr %p.parked seq_cst, align 4
+  %same = icmp eq i32 %in2, %parked2
+  br i1 %same, label %judge, label %clock
+judge:
+  %nobody = icmp eq i32 %parked2, 0
+  br i1 %nobody, label %done, label %standing
+standing:
+  %told2 = load atomic i32, ptr %word seq_cst, align 4
+  %parks = icmp eq i32 %told2, STOP_PARK
+  br i1 %parks, label %left, label %clock
+clock:
+  %deadline = load atomic i64, ptr %p.deadline seq_cst, align 8
+  %limited = icmp ne i64 %deadline, 0
+  br i1 %limited, label %compare, label %rest
+compare:
+  %c = call i32 @clock_gettime(i32 1, ptr %time)
+  %sec = load i64, ptr %time
+  %nsec = load i64, ptr %p.nsec
+  %whole = mul i64 %sec, 1000000000
+  %now = add i64 %whole, %nsec
+  %remain = sub i64 %deadline, %now
+  %late = icmp sle i64 %remain, 0
+  br i1 %late, label %expire, label %relative
+expire:
+  %x = cmpxchg ptr %word, i32 0, i32 STOP_PARK seq_cst seq_cst
+  %y = cmpxchg ptr %p.deadline, i64 %deadline, i64 0 seq_cst seq_cst
+  br label %again
+relative:
+  %rs = udiv i64 %remain, 1000000000
+  %rn = urem i64 %remain, 1000000000
+  store i64 %rs, ptr %time
+  store i64 %rn, ptr %p.nsec
+  br label %rest
+rest:
+  %limit = phi ptr [ null, %clock ], [ %time, %relative ]
+  %few = icmp ult i32 %turn, 200
+  br i1 %few, label %spin, label %sleep
+spin:
+  call void @llvm.x86.sse2.pause()
+  br label %again
+sleep:
+  %w = call i64 (i64, ...) @syscall(i64 202, ptr %p.event, i32 128, i32 %event, ptr %limit)
+  br label %again
+again:
+  %turn1 = add i32 %turn, 1
+  br label %wait
+done:
+  ret i32 0
+left:
+  ret i32 1
+}
+
+declare i32 @clock_gettime(i32, ptr)
 declare void @llvm.x86.sse2.pause()
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
@@ -298,9 +476,9 @@ declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 
 EXPORTS = (
     "gpuvm_run", "gpuvm_raise", "gpuvm_install", "gpuvm_job", "gpuvm_worker", "gpuvm_pool_run", "gpuvm_pool_quit",
-    "gpuvm_key", *SIGNATURES,
+    "gpuvm_key", "gpuvm_crew", "gpuvm_nudge", "gpuvm_wake", *SIGNATURES,
 )  # fmt: skip
-SIGSEGV, SIGBUS = 11, 7
+SIGILL, SIGSEGV, SIGBUS = 4, 11, 7
 
 
 def runtime_ir(machine: Target) -> str:
@@ -311,11 +489,14 @@ def runtime_ir(machine: Target) -> str:
         "ERROR_SIGNAL": at.ERROR_SIGNAL, "ERROR_IP": at.ERROR_IP,
         "JOB_FUNCTION": at.JOB_FUNCTION, "JOB_CONTEXTS": at.JOB_CONTEXTS,
         "POOL_SEQUENCE": POOL_SEQUENCE, "POOL_PENDING": POOL_PENDING, "POOL_QUIT": POOL_QUIT,
-        "POOL_WORKERS": POOL_WORKERS, "POOL_JOB": POOL_JOB,
+        "POOL_WORKERS": POOL_WORKERS, "POOL_JOB": POOL_JOB, "POOL_EVENT": POOL_EVENT, "POOL_PARKED": POOL_PARKED,
+        "POOL_DEADLINE": POOL_DEADLINE, "JOB_OF": at.JOB, "JOB_POOL": at.JOB_POOL, "JOB_STOP": at.JOB_STOP,
+        "JOB_END": at.JOB_END, "JOB_FAILED": at.JOB_FAILED,
     }  # fmt: skip
     body = _IR + helpers_ir()
     for name, value in names.items():
         body = body.replace(f"i64 {name}\n", f"i64 {value}\n")
+    body = body.replace("STOP_PARK", str(at.STOP_PARK)).replace("PARK_MARK", str(at.PARK_MARK))
     assembly = "\n".join(f'module asm "{line.strip()}"' for line in _ASSEMBLY.strip().splitlines())
     return machine.header() + assembly + "\n" + body.replace("ATTRS", machine.attributes())
 
@@ -325,7 +506,7 @@ class Runtime:
 
     def __init__(self) -> None:
         machine = target()
-        names = ("pthread_getspecific", "pthread_setspecific", "sigaction", "syscall")
+        names = ("pthread_getspecific", "pthread_setspecific", "sigaction", "syscall", "clock_gettime")
         # The module is the same in every process of this version: kept on disk like a kernel's.
         text = runtime_ir(machine)
         disk, disk_key = DiskCache(), DiskCache.key(machine.version, text)
@@ -345,6 +526,11 @@ class Runtime:
         self.job = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int32)(self.library["gpuvm_job"])
         self.worker = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int32)(self.library["gpuvm_worker"])
         self.pool_run = ctypes.CFUNCTYPE(None, pointer, pointer)(self.library["gpuvm_pool_run"])
+        self.crew = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, ctypes.c_int32)(
+            self.library["gpuvm_crew"]
+        )
+        self.nudge = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_nudge"])
+        self.wake = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_wake"])
         self.pool_quit = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_pool_quit"])
         self._install = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_int32)(self.library["gpuvm_install"])
         self.raise_address = self.library["gpuvm_raise"]
@@ -356,6 +542,7 @@ class Runtime:
     def install(self) -> None:
         """See that the handler is the process's (another library may have put its own in front)."""
         with self._lock:
+            self._install(SIGILL)
             self._install(SIGSEGV)
             self._install(SIGBUS)
 

@@ -134,15 +134,25 @@ def initial_mask(em: Emitter, shape: Shape) -> str:
 
 
 def poll(em: Emitter) -> None:
-    """Leave the launch if it was told to stop at once."""
+    """At a loop back-edge: leave the launch if it was told to stop at once; wait here if it was told to.
+
+    Waiting is an instruction that traps (see `fault`), because a call would cost the loop its registers.
+    """
     word = em.op("load atomic i32, ptr %stop.at monotonic, align 4")
     told = em.op(f"icmp ugt i32 {word}, {at.STOP_BLOCK}")
-    stop, go = em.new_label("stop"), em.new_label("go")
+    stop, end, park, go = em.new_label("stop"), em.new_label("end"), em.new_label("park"), em.new_label("go")
     em.do(f"br i1 {told}, label %{stop}, label %{go}, !prof !1")
     em.place(stop)
+    waits = em.op(f"icmp eq i32 {word}, {at.STOP_PARK}")
+    em.do(f"br i1 {waits}, label %{park}, label %{end}")
+    em.place(end)
     em.declare(SIGNATURES["gpuvm_fail"])
     em.do("call void @gpuvm_fail(ptr %ctx, i32 -2, i32 -1, i64 0, i32 0)")
     em.do("unreachable")
+    em.place(park)
+    mark = ", ".join(f"0x{byte:02x}" for byte in at.PARK_MARK.to_bytes(4, "little"))
+    em.do(f'call void asm sideeffect ".byte {mark}", ""()')
+    em.do(f"br label %{go}")
     em.place(go)
 
 

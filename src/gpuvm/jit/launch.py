@@ -129,3 +129,6 @@ class Outcome:
     statistics: Statistics = field(default_factory=Statistics)
     blocks_done: int = 0
     """Blocks 0 .. blocks_done - 1 (x fastest) are complete: where a stopped launch may resume."""
+    parked: object | None = None
+    """What `Executor.resume` takes, if threads wait in the middle of their blocks; `error` is STOPPED then,
+    and the statistics come with the end."""

@@ -64,7 +64,7 @@ JOB_NEXT = 0
 JOB_END = 8
 JOB_CHUNK = 16
 JOB_STOP = 24
-"""Pointer to the stop word: 0 run, 1 stop at the next block, 2 stop now."""
+"""Pointer to the stop word: one of STOP_*."""
 JOB_FAILED = 32
 """i32, set when a worker met an error: the others stop."""
 JOB_GRID_X = 40
@@ -74,13 +74,19 @@ JOB_ID = 52
 JOB_FUNCTION = 64
 JOB_CONTEXTS = 72
 """Pointer to an array of context pointers, one per worker."""
+JOB_POOL = 80
+"""Pointer to the pool whose threads run the job, where they may be parked; null where they may not."""
 JOB_SIZE = 128
 
 BARRIER_SIZE = 32
 """A barrier: i32 arrived warps, i32 expected (0 = all), i32 generation, i32 popc, i32 and, i32 or, 2 x i32
 unused."""
 
-STOP_NONE, STOP_BLOCK, STOP_NOW = 0, 1, 2
+STOP_NONE, STOP_BLOCK, STOP_NOW, STOP_PARK = 0, 1, 2, 3
+"""Run; leave before the next block; leave at once, for good; leave before the next block, or wait at the next
+loop back-edge until the word changes."""
+PARK_MARK = 0x50470B0F
+"""The four bytes at which a thread parks: UD2, then two that no compiler puts behind it."""
 
 # State of a warp group (used when it must be left and resumed, and by the general translator).
 STATE_STATUS = 0

@@ -57,6 +57,10 @@ class Facts:
         )  # fmt: skip
 
 
+SURPRISE_S = 1e-3
+"""A launch that takes longer, and much longer than expected, makes its kernel a surprising one."""
+
+
 class Translation:
     """Code for one kernel specialised on a block shape and limits."""
 
@@ -74,7 +78,19 @@ class Translation:
         self._seconds = seconds
         self.block_s: float | None = None
         """Seconds that a block takes one thread, by the launches so far."""
+        self.surprising = False
+        """Whether a launch took far longer than the ones before let expect."""
         self._lines: tuple[list[int], list[int]] | None = None
+
+    def took(self, seconds: float, threads: int, blocks: int) -> None:
+        """Learn from a launch of `blocks` blocks that ran to its end."""
+        each = seconds * threads / blocks
+        if self.block_s is None:
+            self.block_s = each
+            return
+        if seconds > SURPRISE_S and each > 8 * self.block_s:
+            self.surprising = True
+        self.block_s = min(self.block_s * 1.05, each)
 
     def seconds(self) -> float:
         """Time spent compiling; told once."""

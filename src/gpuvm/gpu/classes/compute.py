@@ -11,6 +11,7 @@ from gpuvm.gpu.classes.method import COMMON, ClassObject, DataError, Method, Met
 if TYPE_CHECKING:
     from gpuvm.gpu.channel import Channel
     from gpuvm.gpu.device import Gf100
+    from gpuvm.gpu.pgraph import Task
 
 QUERY = (
     Method(0x1B00, "QUERY_ADDRESS_HIGH"),
@@ -169,6 +170,8 @@ class Compute(ClassObject):
         super().__init__(gpu, channel)
         self.banks: list[tuple[int, int] | None] = [None] * CONSTANT_BANKS
         """(address, size) of c[0] to c[17]."""
+        self.task: Task | None = None
+        """The launch that the channel was switched out of."""
 
     def on_cb_bind(self, value: int) -> None:
         index = value >> 8 & 0x1F

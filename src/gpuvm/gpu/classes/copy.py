@@ -88,12 +88,15 @@ class Copy(ClassObject):
             self._swizzle(value, length, lines)
         elif value & LINEAR_IN and value & LINEAR_OUT:
             pitches = (state[0x31C >> 2], state[0x320 >> 2])
-            transfer.copy_lines(
-                self.gpu, self.channel, self.address(0x30C), self.address(0x314), pitches, length, lines
+            source, target = self.address(0x30C), self.address(0x314)
+            transfer.take_up(
+                self,
+                lambda done: transfer.copy_lines(
+                    self.gpu, self.channel, source, target, pitches, length, lines, done
+                ),
             )
         else:
-            source, target = self._sides(value, 1, 1)
-            copy_rectangle(self.gpu, self.channel, source, target, length, lines)
+            copy_rectangle(self.gpu, self.channel, *self._sides(value, 1, 1), length, lines)
         self.gpu.counters.copy_ended(self.channel.number, began)
         if value & QUERY:
             self._query(value)

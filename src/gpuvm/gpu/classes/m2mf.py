@@ -95,7 +95,12 @@ class M2mf(ClassObject):
         source, target = self.address(0x30C), self.address(0x238)
         if value & LINEAR_IN and value & LINEAR_OUT:
             pitches = (_signed(state[0x314 >> 2]), _signed(state[0x318 >> 2]))
-            transfer.copy_lines(self.gpu, self.channel, source, target, pitches, length, lines)
+            transfer.take_up(
+                self,
+                lambda done: transfer.copy_lines(
+                    self.gpu, self.channel, source, target, pitches, length, lines, done
+                ),
+            )
         else:
             copy_rectangle(self.gpu, self.channel, self._source(value), self._target(value), length, lines)
         self.gpu.counters.copy_ended(self.channel.number, began)

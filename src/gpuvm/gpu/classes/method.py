@@ -51,6 +51,13 @@ class Rejected(Exception):
         self.error = error
 
 
+class Switched(Exception):
+    """The channel was switched out in the middle of a method: the object keeps how far it came, and takes the
+    same data word again later."""
+
+    consumed = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method, or `count` of them `stride` bytes apart.
@@ -129,6 +136,8 @@ class ClassObject:
         self.gpu = gpu
         self.channel = channel
         self.state = array("I", bytes(METHOD_SPACE))
+        self.done = 0
+        """Bytes of a copy that were moved before the channel was switched out; 0 if none was."""
         self._triggers: dict[int, Callable[[int], None]] = {}
         self._bursts: dict[int, Callable[[memoryview], None]] = {}
         for method in self.TABLE.methods:
@@ -152,7 +161,7 @@ class ClassObject:
 
         Raises
         ------
-        Illegal, Rejected
+        Illegal, Rejected, Switched
             With `consumed` set; MmuFault passes through.
         """
         index = method >> 2
@@ -178,6 +187,9 @@ class ClassObject:
                     index = index + 1 & 0x1FFF
         except (Illegal, Rejected) as trap:
             trap.consumed = done
+            raise
+        except Switched as switch:
+            switch.consumed = done - 1
             raise
         return done
 
