@@ -361,6 +361,10 @@ class Gf100:
         """
         self.runner.give(channel, until)
 
+    def rest(self, channel: int) -> None:
+        """Switch a channel out, and keep it off the engines until it is given time."""
+        self.runner.rest(channel)
+
     def on_error(self, listener: ErrorListener) -> None:
         """Call `listener(channel, stop)` when a channel faults or traps; `stop` is None if it only waits for
         the driver.

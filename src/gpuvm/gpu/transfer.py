@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuvm.gpu.classes.method import ClassObject
     from gpuvm.gpu.device import Gf100
 
-PIECE = 1 << 20
+PIECE = 2 << 20
 """Bytes after which a copy looks whether its channel is to be switched out."""
 
 _memmove = ctypes.CDLL(None).memmove

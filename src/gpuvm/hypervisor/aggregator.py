@@ -128,9 +128,10 @@ class Aggregator:
         self._empty = self.own_memory.allocate(DIRECTORY_BYTES, PAGE).base
         self._shadow_memory = self.own_memory.free
         self._guest_memory = self.vram.free
-        self.dispatcher: Dispatcher = Dispatcher(scheduler, self._ring, self._consumed, self._busy)
+        self.dispatcher: Dispatcher = Dispatcher(scheduler, _Engines(self))
         self._interrupts = Interrupts(self)
         gpu.on_idle(self._idle)
+        gpu.on_switch(self._switched)
         self._bring_up()
         self.memory_partitions = max(gpu.read(0, MEMORY_CONTROLLERS, 4) & 0x1F, 1)
 
@@ -366,7 +367,8 @@ class Aggregator:
                 return vgpu
         return None
 
-    def _ring(self, channel: int, value: int) -> None:
+    def ring(self, channel: int, value: int) -> None:
+        """Ring the physical doorbell of a channel."""
         owner = self._owner(channel)
         if owner is None:
             return
@@ -375,14 +377,9 @@ class Aggregator:
         owner.awaits_nonstall = True
         self.gpu.device.write(1, (channel << 12) + USERD_GP_PUT, 4, value)
 
-    def _consumed(self, channel: int, value: int) -> bool:
-        return self._fetched(channel) == value and self.gpu.read(PGRAPH_STATUS) == 0
-
-    def _fetched(self, channel: int) -> int:
+    def fetched(self, channel: int) -> int:
+        """GP_GET of a physical channel."""
         return self.gpu.device.read(1, (channel << 12) + USERD_GP_GET, 4)
-
-    def _busy(self, channel: int) -> bool:
-        return self.gpu.read(PGRAPH_STATUS) != 0
 
     def _idle(self, channel: int) -> None:
         """The GPU ran all that a channel had."""
@@ -390,6 +387,33 @@ class Aggregator:
             return
         owner = self._owner(channel)
         # A doorbell that was rung meanwhile is not over.
-        if owner is not None and self._fetched(channel) == self._rung.get(channel):
+        if owner is not None and self.fetched(channel) == self._rung.get(channel):
             owner.in_flight.discard(channel)
         self.dispatcher.idle(channel)
+
+    def _switched(self, channel: int, waits: bool) -> None:
+        """The GPU switched a channel out, or it waits for a semaphore."""
+        if not self.exclusive:
+            self.dispatcher.switched(channel, waits)
+
+
+class _Engines:
+    """The physical GPU as the dispatcher sees it."""
+
+    def __init__(self, aggregator: Aggregator) -> None:
+        self._gpu = aggregator.gpu
+        self._device = aggregator.gpu.device
+        self._work = aggregator.gpu.device.counters.channels
+        self._aggregator = aggregator
+        self.ring = aggregator.ring
+        self.give = self._device.give
+        self.rest = self._device.rest
+
+    def consumed(self, channel: int, value: int) -> bool:
+        return self._aggregator.fetched(channel) == value and not self.busy()
+
+    def busy(self) -> bool:
+        return self._gpu.read(PGRAPH_STATUS) != 0
+
+    def engine_ns(self, channel: int) -> int:
+        return self._work[channel].engine_ns

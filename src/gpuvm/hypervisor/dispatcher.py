@@ -1,8 +1,14 @@
 """The live dispatcher: doorbells of all VMs go in, a scheduling policy says whose is next, and it reaches
 the GPU.
 
-One thread. It rings the real doorbell, waits for the GPU to say that the channel is idle, and charges the VM
-with the time between. A policy that is `concurrent` needs no thread: its commands go straight through.
+It acts where something happens: on the thread of the guest that rings, and on the GPU's own when a command
+ends, its time slice ends, or it waits for a semaphore; so that the next command is on its way with no thread
+switched between. A thread of its own sees to what happens with time: periods, a policy's waiting, commands
+that the GPU says nothing about. What is charged is the engines' own time.
+
+A policy that is `concurrent` has none of this: its commands go straight through. Under one that is
+`preemptive` a channel has the engines for a time slice, and rests then, switched out, until it is its turn
+again.
 """
 
 from __future__ import annotations
@@ -12,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -25,25 +31,55 @@ QUEUE_LIMIT = 64
 """Commands of one channel that wait apart; a later doorbell then replaces the value of the last (it only
 moves GP_PUT on)."""
 
-POLL_S = 0.004
-"""How often the dispatcher looks at the GPU itself while no completion event comes."""
+POLL_NS = 4_000_000
+"""How long the GPU may say nothing of a command before it is looked at."""
 
 IDLE_POLLS = 2
-"""Looks in a row that must find the GPU idle: a channel that waits for another's semaphore never becomes so
-by event."""
+"""Looks in a row that must find the GPU idle: a channel that is not on the playlist never becomes so by
+event."""
+
+RETRY_MIN_NS, RETRY_MAX_NS = 250_000, 4_000_000
+"""After what time a command that waits for a semaphore gets its turn again, at first and at most; at once when
+another one of its VM ended."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Doorbell:
-    """A write of GP_PUT that waits for its turn."""
+    """A write of GP_PUT that waits for its turn, or has had a part of it."""
 
     channel: int
     """Physical channel."""
     value: int
     counters: Counters
     done: Callable[[], None] | None = None
-    """Called when the turn is over, without any lock held."""
-    cancelled: bool = False
+    """Called when its turn is over."""
+    rung: bool = False
+    """Whether the GPU knows of it."""
+    retry: int = 0
+    """Last time that was waited before it was tried again."""
+
+
+class Engines(Protocol):
+    """What the dispatcher asks of the physical GPU."""
+
+    def ring(self, channel: int, value: int) -> None:
+        """Write the physical doorbell."""
+
+    def consumed(self, channel: int, value: int) -> bool:
+        """Whether the GPU is idle and has fetched all up to GP_PUT `value`: a doorbell that brings nothing new
+        is over at once, and no event will come for it."""
+
+    def busy(self) -> bool:
+        """Whether the GPU works."""
+
+    def give(self, channel: int, until: int) -> None:
+        """Let a channel run until a time of `time.monotonic_ns`; 0 for as long as it has work."""
+
+    def rest(self, channel: int) -> None:
+        """Keep a channel off the engines until it is given time."""
+
+    def engine_ns(self, channel: int) -> int:
+        """Nanoseconds for which a channel had the engines so far."""
 
 
 class Dispatcher:
@@ -51,36 +87,42 @@ class Dispatcher:
 
     Parameters
     ----------
-    ring : callable
-        `ring(channel, value)` writes the physical doorbell.
-    consumed : callable
-        `consumed(channel, value)` says whether the GPU is idle and has fetched all up to GP_PUT `value`: a
-        doorbell that brings nothing new is over at once, and no event will come for it.
-    busy : callable
-        `busy(channel)` says whether the GPU still works on a channel; asked only when no event came for a
-        while.
+    scheduler : Scheduler
+        The policy.
+    engines : Engines
+        The physical GPU.
+
+    Attributes
+    ----------
+    observer : callable or None
+        `observer(vm, began, ended)` hears of each stretch for which a VM's command had the GPU, in
+        nanoseconds of `time.monotonic_ns`; for experiments.
     """
 
-    def __init__(
-        self,
-        scheduler: Scheduler[Doorbell],
-        ring: Callable[[int, int], None],
-        consumed: Callable[[int, int], bool],
-        busy: Callable[[int], bool],
-    ) -> None:
+    def __init__(self, scheduler: Scheduler[Doorbell], engines: Engines) -> None:
         self.scheduler = scheduler
-        self._ring = ring
-        self._consumed = consumed
-        self._busy = busy
-        self._wake = threading.Condition()
-        self._ringing = threading.Lock()
-        """Held while a doorbell is rung, so that one which is cancelled meanwhile is not; taken before
-        `_wake`."""
+        self.observer: Callable[[int, int, int], None] | None = None
+        self._engines = engines
+        self._lock = threading.RLock()
+        self._timer = threading.Condition(self._lock)
         self._pending: dict[int, deque[Command[Doorbell]]] = {}
+        """By channel: what waits for its turn, in order."""
+        self._waiting: list[tuple[int, Command[Doorbell]]] = []
+        """Commands that wait for a semaphore, and when they are tried again."""
         self._last: dict[int, int] = {}
         """Channel -> value that was rung last."""
         self._active: Command[Doorbell] | None = None
-        self._done = False
+        self._began = 0
+        self._base = 0
+        """Engine time of the active channel when its command began."""
+        self._until = 0
+        self._look = 0
+        self._idle_looks = 0
+        self._next_period = 0
+        self._sleeps_until = 0
+        """When the timer's thread wakes by itself; 0 if it does not."""
+        self._over: list[Callable[[], None]] = []
+        self._scheduling = False
         self._closed = False
         self._thread: threading.Thread | None = None
         if not scheduler.concurrent:
@@ -89,15 +131,16 @@ class Dispatcher:
 
     def add(self, vm: int, weight: int, cap: float | None = None) -> None:
         """Let a VM submit."""
-        with self._wake:
+        with self._lock:
             self.scheduler.add(vm, weight, cap)
 
     def remove(self, vm: int) -> None:
         """Forget a VM and what it has queued."""
-        with self._wake:
+        with self._lock:
             for command in self.scheduler.remove(vm):
                 self._forget(command)
-            self._wake.notify_all()
+            self._waiting = [each for each in self._waiting if each[1].vm != vm]
+            self._schedule()
 
     def submit(
         self,
@@ -115,11 +158,11 @@ class Dispatcher:
             Called when its turn is over; not by a policy that is `concurrent`, under which it has none.
         """
         if self.scheduler.concurrent:
-            self._ring(channel, value)
+            self._engines.ring(channel, value)
             counters.commands_completed += 1
             return
-        with self._wake:
-            if vm not in self.scheduler.shares:
+        with self._lock:
+            if vm not in self.scheduler.shares or self._closed:
                 return
             queue = self._pending.setdefault(channel, deque())
             if len(queue) >= QUEUE_LIMIT:
@@ -128,27 +171,62 @@ class Dispatcher:
             command = Command(vm, Doorbell(channel, value, counters, done))
             queue.append(command)
             self.scheduler.enqueue(time.monotonic_ns(), command)
-            self._wake.notify_all()
+            self._schedule()
+        self._tell()
 
     def cancel(self, channel: int) -> None:
         """Drop what a physical channel has queued: it was stopped or killed. None of it is rung after this
         returns."""
-        with self._ringing, self._wake:
-            for command in self._pending.get(channel, ()):
-                command.payload.cancelled = True
-            if self._active is not None and self._active.payload.channel == channel:
-                self._active.payload.cancelled = True
-            self._finish(channel)
+        with self._lock:
+            now = time.monotonic_ns()
+            for command in self._pending.pop(channel, ()):
+                self.scheduler.withdraw(now, command)
+            self._waiting = [each for each in self._waiting if each[1].payload.channel != channel]
+            self._last.pop(channel, None)
+            if self._is_active(channel):
+                self._finish()
+            self._schedule()
+        self._tell()
 
     def idle(self, channel: int) -> None:
-        """The GPU says that a channel has run all that was submitted to it."""
-        with self._wake:
-            self._finish(channel)
+        """The GPU says that a channel has run all that was submitted to it, or stopped it."""
+        with self._lock:
+            if self._is_active(channel):
+                self._finish()
+                self._schedule()
+        self._tell()
+
+    def switched(self, channel: int, waits: bool) -> None:
+        """The GPU says that a channel's time slice ended, or (`waits`) that it waits for a semaphore."""
+        with self._lock:
+            active = self._active
+            if active is None or active.payload.channel != channel:
+                return
+            now = time.monotonic_ns()
+            if not waits:
+                elapsed = self._stop(now)
+                self._pending.setdefault(channel, deque()).appendleft(active)
+                self.scheduler.preempt(now, active, elapsed)
+            elif self.scheduler.preemptive:
+                self._engines.rest(channel)
+                self.scheduler.complete(now, active, self._stop(now))
+                doorbell = active.payload
+                doorbell.retry = min(max(2 * doorbell.retry, RETRY_MIN_NS), RETRY_MAX_NS)
+                self._waiting.append((now + doorbell.retry, active))
+            else:
+                # It stays on the GPU, which goes on with it when it can; its turn is over.
+                self._finish()
+            self._schedule()
+        self._tell()
 
     def holds(self, channel: int) -> bool:
         """Whether a command of a physical channel waits or runs."""
-        with self._wake:
-            return channel in self._pending or self.active_channel == channel
+        with self._lock:
+            return (
+                bool(self._pending.get(channel))
+                or self._is_active(channel)
+                or any(each[1].payload.channel == channel for each in self._waiting)
+            )
 
     @property
     def active_channel(self) -> int | None:
@@ -158,16 +236,16 @@ class Dispatcher:
 
     def close(self) -> None:
         """Stop the thread; what is queued is dropped."""
-        with self._wake:
+        with self._lock:
             self._closed = True
-            self._wake.notify_all()
+            self._timer.notify_all()
         if self._thread is not None:
             self._thread.join()
 
-    def _finish(self, channel: int) -> None:
-        if self._active is not None and self._active.payload.channel == channel:
-            self._done = True
-            self._wake.notify_all()
+    # With the lock held
+
+    def _is_active(self, channel: int) -> bool:
+        return self._active is not None and self._active.payload.channel == channel
 
     def _forget(self, command: Command[Any]) -> None:
         channel = command.payload.channel
@@ -177,59 +255,162 @@ class Dispatcher:
             if not queue:
                 del self._pending[channel]
 
-    def _run(self) -> None:
-        scheduler = self.scheduler
-        next_period = 0
-        while True:
-            with self._wake:
-                command = None
-                while command is None and not self._closed:
-                    now = time.monotonic_ns()
-                    if scheduler.period is not None and now >= next_period:
-                        scheduler.replenish(now)
-                        next_period = now + scheduler.period
-                    command = scheduler.pick(now)
-                    if command is None:
-                        due = scheduler.next_event_time(now)
-                        if due is None and scheduler.period is not None and scheduler.queued:
-                            due = next_period
-                        self._wake.wait(None if due is None else max(due - now, 0) / 1e9)
-                if self._closed or command is None:
-                    return
-                self._forget(command)
-                if command.payload.cancelled:
-                    scheduler.complete(time.monotonic_ns(), command, 0)
-                    continue
-                self._active, self._done = command, False
-            self._execute(command)
+    def _stop(self, now: int) -> int:
+        """The active command left the engines; returns the engine time that it took since it was picked."""
+        active, self._active = self._active, None
+        assert active is not None
+        doorbell = active.payload
+        elapsed = max(self._engines.engine_ns(doorbell.channel) - self._base, 0)
+        doorbell.counters.gpu_ns += elapsed
+        if self.observer is not None:
+            self.observer(active.vm, now - elapsed, now)
+        return elapsed
 
-    def _execute(self, command: Command[Doorbell]) -> None:
-        """Ring, wait until the channel is idle, charge."""
-        doorbell = command.payload
-        started = time.monotonic_ns()
-        try:
-            with self._ringing:
-                if not doorbell.cancelled:
-                    self._ring(doorbell.channel, doorbell.value)
-            if self._last.get(doorbell.channel) == doorbell.value:
-                self._done = self._consumed(doorbell.channel, doorbell.value) or self._done
-            self._last[doorbell.channel] = doorbell.value
-        except Exception:
-            log.exception("ringing a doorbell of the physical GPU failed", channel=doorbell.channel)
-            self._done = True
-        idle = 0
-        while idle < IDLE_POLLS:
-            with self._wake:
-                if not self._done and not self._closed:
-                    self._wake.wait(POLL_S)
-                if self._done or self._closed:
-                    break
-            idle = 0 if self._busy(doorbell.channel) else idle + 1
-        with self._wake:
-            now = time.monotonic_ns()
-            self._active = None
-            doorbell.counters.gpu_ns += now - started
-            doorbell.counters.commands_completed += 1
-            self.scheduler.complete(now, command, now - started)
+    def _finish(self) -> None:
+        """The active command is over."""
+        active = self._active
+        assert active is not None
+        now = time.monotonic_ns()
+        self.scheduler.complete(now, active, self._stop(now))
+        doorbell = active.payload
+        doorbell.counters.commands_completed += 1
         if doorbell.done is not None:
-            doorbell.done()
+            self._over.append(doorbell.done)
+        for number, (_, command) in enumerate(self._waiting):
+            if command.vm == active.vm:
+                # It may have released what that one waits for.
+                self._waiting[number] = (now, command)
+
+    def _schedule(self) -> None:
+        """Bring the next command to the GPU, or move the end of the time slice of the one that is there."""
+        if self._closed or self._scheduling:
+            return
+        self._scheduling = True
+        try:
+            now = time.monotonic_ns()
+            self._clock(now)
+            while self._active is None:
+                command = self.scheduler.pick(now)
+                if command is None:
+                    break
+                self._start(now, command)
+                now = time.monotonic_ns()
+            self._limit(now)
+            self._wind(now)
+        finally:
+            self._scheduling = False
+
+    def _clock(self, now: int) -> None:
+        """Do what is due by now: a period's end, commands that are tried again."""
+        scheduler = self.scheduler
+        if scheduler.period is not None and now >= self._next_period:
+            if now >= self._next_period + scheduler.period:
+                # More than one went by: in those after the first nothing was charged.
+                scheduler.replenish(now)
+            scheduler.replenish(now)
+            self._next_period = now - (now - self._next_period) % scheduler.period + scheduler.period
+        if self._waiting:
+            due = [command for when, command in self._waiting if when <= now]
+            if due:
+                self._waiting = [each for each in self._waiting if each[0] > now]
+                for command in due:
+                    if command.vm in scheduler.shares:
+                        self._pending.setdefault(command.payload.channel, deque()).appendleft(command)
+                        scheduler.enqueue(now, command)
+
+    def _start(self, now: int, command: Command[Doorbell]) -> None:
+        self._forget(command)
+        doorbell = command.payload
+        channel = doorbell.channel
+        self._active = command
+        self._began = now
+        self._look, self._idle_looks = now + POLL_NS, 0
+        self._base = self._engines.engine_ns(channel)
+        self._until = 0
+        if self.scheduler.preemptive:
+            self._until = self.scheduler.deadline(now) or 0
+            self._engines.give(channel, self._until)
+        if doorbell.rung:
+            return
+        doorbell.rung = True
+        try:
+            self._engines.ring(channel, doorbell.value)
+            again = self._last.get(channel) == doorbell.value
+            self._last[channel] = doorbell.value
+            if again and self._engines.consumed(channel, doorbell.value):
+                self._finish()
+        except Exception:
+            log.exception("ringing a doorbell of the physical GPU failed", channel=channel)
+            if self._active is command:
+                self._finish()
+
+    def _limit(self, now: int) -> None:
+        active = self._active
+        if active is None or not self.scheduler.preemptive:
+            return
+        until = self.scheduler.deadline(now) or 0
+        if until != self._until:
+            self._until = until
+            self._engines.give(active.payload.channel, until)
+
+    def _wind(self, now: int) -> None:
+        """See that the timer's thread wakes in time."""
+        due = self._due(now)
+        if due is not None and not 0 < self._sleeps_until <= due:
+            self._timer.notify_all()
+
+    def _due(self, now: int) -> int | None:
+        """When something happens with time."""
+        scheduler = self.scheduler
+        times = [when for when, _ in self._waiting]
+        if self._active is not None:
+            times.append(self._look)
+        else:
+            event = scheduler.next_event_time(now)
+            if event is not None:
+                times.append(event)
+            if scheduler.period is not None and scheduler.queued:
+                times.append(self._next_period)
+        return min(times) if times else None
+
+    # Without the lock
+
+    def _tell(self) -> None:
+        """Call who wanted to hear of the end of its command."""
+        while self._over:
+            try:
+                done = self._over.pop(0)
+            except IndexError:
+                return
+            try:
+                done()
+            except Exception:
+                log.exception("what follows a command failed")
+
+    def _run(self) -> None:
+        """The timer's thread."""
+        while True:
+            with self._lock:
+                while not self._closed:
+                    now = time.monotonic_ns()
+                    due = self._due(now)
+                    if due is not None and due <= now:
+                        break
+                    self._sleeps_until = due or 0
+                    self._timer.wait(None if due is None else (due - now) / 1e9)
+                    self._sleeps_until = 0
+                if self._closed:
+                    return
+                self._inspect(now)
+                self._schedule()
+            self._tell()
+
+    def _inspect(self, now: int) -> None:
+        """Look at the GPU itself where it said nothing of the active command for a while."""
+        active = self._active
+        if active is None or now < self._look:
+            return
+        self._look = now + POLL_NS
+        self._idle_looks = 0 if self._engines.busy() else self._idle_looks + 1
+        if self._idle_looks >= IDLE_POLLS:
+            self._finish()

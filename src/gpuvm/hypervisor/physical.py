@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from gpuvm.pci.device import PciDevice
 from gpuvm.pci.memory import MemoryRegion
+
+if TYPE_CHECKING:
+    from gpuvm.gpu.counters import Counters as GpuCounters
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +82,21 @@ class Gpu(PciDevice, Protocol):
 
     def on_idle(self, callback: Callable[[int], None]) -> None:
         """Call `callback(channel)` when a channel has run all that was submitted to it."""
+
+    def on_switch(self, callback: Callable[[int, bool], None]) -> None:
+        """Call `callback(channel, waits)` when a channel's time slice ended with work left, or (`waits`) when
+        it waits for a semaphore."""
+
+    def give(self, channel: int, until: int) -> None:
+        """Let a channel run until a time of `time.monotonic_ns` (0: no end), and keep it off the engines
+        after that."""
+
+    def rest(self, channel: int) -> None:
+        """Take a channel off the engines until it is given time."""
+
+    @property
+    def counters(self) -> GpuCounters:
+        """What the GPU counts."""
 
 
 class PhysicalGpu:

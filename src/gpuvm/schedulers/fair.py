@@ -85,6 +85,7 @@ class FairScheduler(Scheduler[Payload]):
         Rounds so far.
     """
 
+    preemptive: ClassVar[bool] = True
     weighted: ClassVar[bool] = True
     share_type: ClassVar[type[Share]] = FairShare
 

@@ -87,6 +87,8 @@ class Scheduler(ABC, Generic[Payload]):
     ----------
     concurrent : bool
         True if commands go to the GPU without waiting for the one before (no queue, nothing charged).
+    preemptive : bool
+        Whether commands are switched out at their `deadline`.
     period : int or None
         Nanoseconds between two calls of `replenish`, None if the policy has no periods.
     weighted : bool
@@ -94,6 +96,7 @@ class Scheduler(ABC, Generic[Payload]):
     """
 
     concurrent: ClassVar[bool] = False
+    preemptive: ClassVar[bool] = False
     weighted: ClassVar[bool] = False
     share_type: ClassVar[type[Share]] = Share
     period: int | None = None
@@ -217,8 +220,9 @@ class Scheduler(ABC, Generic[Payload]):
         if command is None or share is None:
             return None
         due = self._slice_end(now, share, command)
-        if share.cap is not None and due is not None:
-            due = min(due, command.started + max(self._allowed(now, share), 0))
+        if share.cap is not None and self.preemptive:
+            ends = now + max(self._allowed(now, share) - (now - command.started), 0)
+            due = ends if due is None else min(due, ends)
         return due
 
     def replenish(self, now: int) -> None:
