@@ -44,8 +44,10 @@ DRAM_BYTES_PER_S = 144e9 * 0.8
 """GDDR5 on 384 pins at 3 Gbit/s, of which streaming kernels get about four fifths."""
 MISSES = 0.1
 """Share of the counted segments that reach memory; L1 and L2 answer the rest (see docs/costs.md)."""
-DMA_BYTES_PER_S = 5.7e9
-"""PCIe 2.0 x16: 8 GB/s of symbols, less packet headers at 128-byte payloads and flow control."""
+DMA_BYTES_PER_S = 3.4e9
+"""Calibrated: PINCPY's published 160 ms for 512 MiB, less what is not copying. PCIe 2.0 x16 could do 5.7e9."""
+STAGED_BYTES_PER_S = 3.8e9
+"""Calibrated: CPY's published 302 ms less PINCPY's 160 ms, for 512 MiB."""
 
 _ISSUE = 1 / (SM_COUNT * SHADER_HZ)
 """Seconds of the whole GPU for one warp instruction: an SM issues two half-warps a shader clock."""
@@ -76,6 +78,10 @@ COSTS: tuple[Cost, ...] = (
     Cost("tlb_flushes", 12e-6, "bus", "TLB flush: trigger, then 0x100c80 polled until done"),
     Cost("hypercalls", 1.5e-6, "cpu", "frame translation: privcmd call, hypercall, p2m look-up"),
     Cost("doorbells", 9e-6, "cpu", "hand-over to the scheduler's thread, 0x400700 polled until idle"),
+    Cost("traps_call", TRAP, "cpu", "a register of the para-virtual call device: a trap as any"),
+    Cost("call_entries", 0.1e-6, "cpu", "check and translate an entry that a call passed"),
+    Cost("table_writes", 0.5e-6, "cpu", "find a trapped table write's shadow entry, check, translate"),
+    Cost("map_calls", 5e-6, "cpu", "memory-mapping hypercall: p2m changed, translations flushed"),
     Cost("interrupts", 4e-6, "cpu", "injection, acknowledge, wake-up of the waiter"),
     Cost("launches", 4e-6, "issue", "methods, constant upload, first block's dispatch, drain"),
     Cost("copies", 3e-6, "bus", "copy engine's start and its semaphore"),
@@ -83,6 +89,7 @@ COSTS: tuple[Cost, ...] = (
     Cost("bytes_device_to_host", 1 / DMA_BYTES_PER_S, "bus", "VRAM to system memory"),
     Cost("bytes_device_to_device", 2 / DRAM_BYTES_PER_S, "dram", "a byte moved is read and written"),
     Cost("bytes_host_to_host", 2 / DMA_BYTES_PER_S, "bus", "over the bus and back"),
+    Cost("bytes_staged", 1 / STAGED_BYTES_PER_S, "cpu", "pageable memory to or from page-locked memory"),
     Cost("bytes_inline", 1 / DMA_BYTES_PER_S, "bus", "data inside the pushbuffer"),
     Cost(
         "chained_instructions",

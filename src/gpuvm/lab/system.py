@@ -35,6 +35,8 @@ class LabMachine:
         self.machine = machine
         self._read = read
         self._cuda: Cuda | None = None
+        self._staged = 0
+        """Bytes that drivers which are gone staged."""
 
     @property
     def name(self) -> str:
@@ -42,7 +44,9 @@ class LabMachine:
 
     def counters(self) -> dict[str, float]:
         """Counted events of this machine and of the GPU on its behalf so far."""
-        return self._read()
+        cuda = self._cuda
+        staged = self._staged + (0 if cuda is None else cuda.driver.bytes_staged)
+        return self._read() | {"bytes_staged": staged}
 
     def boot(self) -> None:
         """Load the GPU's driver in the machine, as its start does, so that no program's time contains it.
@@ -63,6 +67,7 @@ class LabMachine:
     def shut_down(self) -> None:
         """Unload the driver; it releases everything that programs left."""
         if self._cuda is not None:
+            self._staged += self._cuda.driver.bytes_staged
             self._cuda.close()
             self._cuda = None
 

@@ -101,6 +101,7 @@ class Staging:
             with self.lock:
                 staged = ring.reserve(length)
                 ctypes.memmove(staged, source + done, length)
+                self._gpu.driver.bytes_staged += length
                 copy(done, staged, length)
             done += length
 
@@ -125,6 +126,7 @@ class Staging:
                     length = min(piece, size - done)
                     with self.lock:
                         staged = ring.reserve(length)
+                        self._gpu.driver.bytes_staged += length
                         under_way.append((copy(done, staged, length), done, staged, length))
                     done += length
                 sequence, offset, staged, length = under_way.popleft()

@@ -32,6 +32,8 @@ class Driver:
         The way to the GPU; what kind, the device says.
     copy_engine : bool
         Whether PCOPY0 is there.
+    bytes_staged : int
+        Bytes of pageable memory that the CPU copied into or out of page-locked memory so far.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class Driver:
         self.machine = machine
         self.lock = threading.RLock()
         self.contexts: list[GpuContext] = []
+        self.bytes_staged = 0
         self.host_buffers: dict[int, HostBuffer] = {}
         self._channels: dict[int, Channel] = {}
         self.function = Function(find_gpu(machine.devices))
