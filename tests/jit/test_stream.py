@@ -10,7 +10,9 @@ from gpuvm.jit import stream
 SPARE = 256
 
 
-@pytest.mark.parametrize("size", [0, 1, stream.LEAST - 1, stream.LEAST, stream.LEAST + 1, 3 * stream.LEAST + 77])
+@pytest.mark.parametrize(
+    "size", [0, 1, stream.LEAST - 1, stream.LEAST, stream.LEAST + 1, 3 * stream.LEAST + 77]
+)
 @pytest.mark.parametrize(("to", "source"), [(0, 0), (3, 5), (64, 1), (1, 64)])
 def test_bytes_arrive_where_they_should(size: int, to: int, source: int) -> None:
     data = np.random.default_rng(size).integers(0, 256, size + SPARE, dtype=np.uint8)

@@ -331,6 +331,9 @@ class _Legalizer:
                 inst.smods[k] = 0
                 return Imm(value)
             return None
+        if inst.op == "I2F":
+            # The chip converts 64-bit integers from registers only.
+            return None
         if isinstance(lo, CB) and isinstance(hi, CB) and lo.bank == hi.bank and hi.offset == lo.offset + 4:
             return lo if lo.offset % 8 == 0 else None
         return None

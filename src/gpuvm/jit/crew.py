@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import numpy as np
 
@@ -13,6 +14,18 @@ from gpuvm.jit.fault import (
     POOL_WORKERS,
     runtime,
 )
+
+
+def serve(pool: int, index: int, memory: object) -> None:
+    """Be worker `index` of a pool, whose memory is kept for as long as this thread looks at it."""
+    runtime().worker(pool, index)
+
+
+def leave(pool: int, memory: object) -> None:
+    """End a pool's workers: what an owner that nobody closed does when it is dropped. Harmless when they ended
+    before.
+    """
+    runtime().pool_quit(pool)
 
 
 class Crew:
@@ -34,8 +47,8 @@ class Crew:
         self._words.view(np.int32)[POOL_WORKERS // 4] = threads
         self._threads = [
             threading.Thread(
-                target=self._runtime.worker,
-                args=(self.address, index),
+                target=serve,
+                args=(self.address, index, raw),
                 name=f"gpuvm-crew-{index}",
                 daemon=True,
             )
@@ -43,6 +56,7 @@ class Crew:
         ]
         for thread in self._threads:
             thread.start()
+        weakref.finalize(self, leave, self.address, raw)
 
     def run(self, job: int, wanted: int) -> bool:
         """Run the job at an address, or go on with the one that is parked; True if it is parked (again)."""

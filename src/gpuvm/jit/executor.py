@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuvm.jit import layout as at
-from gpuvm.jit.crew import Crew
+from gpuvm.jit.crew import Crew, leave, serve
 from gpuvm.jit.fault import POOL_SIZE, POOL_WORKERS, runtime
 from gpuvm.jit.launch import ErrorKind, ExecutionError, Launch, Outcome, Statistics
 from gpuvm.jit.space import VA_SIZE, AccessError, AddressSpace
@@ -392,14 +392,15 @@ class Executor:
             pool.i32[POOL_WORKERS // 4] = self.threads - 1
             for index in range(1, self.threads):
                 worker = threading.Thread(
-                    target=self.runtime.worker,
-                    args=(pool.address, index),
+                    target=serve,
+                    args=(pool.address, index, pool),
                     name=f"gpuvm-worker-{index}",
                     daemon=True,
                 )
                 worker.start()
                 self._workers.append(worker)
             self._pool = pool
+            weakref.finalize(self, leave, pool.address, pool)
         return self._pool
 
     def _outcome(
