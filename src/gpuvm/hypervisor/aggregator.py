@@ -30,6 +30,9 @@ from gpuvm.hypervisor.physical import (
     PATIENCE_S,
     PFIFO_CHANNELS,
     PFIFO_ENGINE_STATE,
+    PFIFO_INTR_ENABLE,
+    PFIFO_INTR_NONSTALL,
+    PFIFO_INTR_WANTED,
     PFIFO_KILL,
     PFIFO_USERD,
     PGRAPH_STATUS,
@@ -141,6 +144,8 @@ class Aggregator:
         device.connect(self.bus, self._interrupts)
         self.gpu.vram.zero(self._empty, DIRECTORY_BYTES)
         self.gpu.bring_up()
+        self._nonstall = True
+        self.update_nonstall()
         self.bar1.start()
         self.bar3.start()
         self.gpu.write(PFIFO_USERD, POLL_ENABLE)
@@ -226,6 +231,7 @@ class Aggregator:
         with self.lock:
             del self._vgpus[vgpu.id]
             self._full = tuple(each for each in self._full if each is not vgpu)
+            self.update_nonstall()
             grant = self._grants.pop(vgpu.id, None)
             if grant is None:
                 self.exclusive = False
@@ -333,6 +339,15 @@ class Aggregator:
         self.windows.release(Range(grant.window // WINDOW_SIZE, 1))
         self.channels.release(grant.channels)
         self.vram.release(grant.vram)
+
+    def update_nonstall(self) -> None:
+        """Let the GPU send non-stall interrupts only while a VM wants them: each submission ends in one."""
+        with self.lock:
+            wanted = any(vgpu.wants_nonstall for vgpu in self._full)
+            if wanted != self._nonstall:
+                self._nonstall = wanted
+                mask = 0 if wanted else PFIFO_INTR_NONSTALL
+                self.gpu.write(PFIFO_INTR_ENABLE, PFIFO_INTR_WANTED & ~mask)
 
     # Channels of the physical GPU
 

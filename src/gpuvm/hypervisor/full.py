@@ -18,7 +18,12 @@ from gpuvm.hypervisor.channels import DIRECTORY, ShadowChannel, Spaces
 from gpuvm.hypervisor.channels import LIMIT as INSTANCE_LIMIT
 from gpuvm.hypervisor.engines import ENABLE_PFIFO, ENABLE_PGRAPH, FECS_DATA
 from gpuvm.hypervisor.partition import Range
-from gpuvm.hypervisor.physical import PFIFO_CHANNELS, PGRAPH_STATUS
+from gpuvm.hypervisor.physical import (
+    PFIFO_CHANNELS,
+    PFIFO_INTR_ENABLE,
+    PFIFO_INTR_NONSTALL,
+    PGRAPH_STATUS,
+)
 from gpuvm.hypervisor.shadow import GuestSpace, ShadowPool, ShadowSpace
 from gpuvm.hypervisor.trapped import TrappedGpu
 from gpuvm.pci.memory import PAGE, BusMemory
@@ -124,6 +129,7 @@ class FullGpu(TrappedGpu):
             self._config.reset()
             self.engines.reset()
             self._pin.set(False, False)
+            self._aggregator.update_nonstall()
 
     def release(self) -> bool:
         with self.lock:
@@ -438,6 +444,18 @@ class FullGpu(TrappedGpu):
             self._gpu.flush_tlb(shadow, trigger)
 
     # Engines
+
+    @property
+    def wants_nonstall(self) -> bool:
+        """Whether this VM wants to hear that work may be done."""
+        return bool(self.engines.words[PFIFO_INTR_ENABLE >> 2] & PFIFO_INTR_NONSTALL)
+
+    def read_pfifo_intr_enable(self, offset: int) -> int:
+        return self.engines.read_pfifo_intr_enable(offset)
+
+    def write_pfifo_intr_enable(self, offset: int, value: int) -> None:
+        self.engines.write_pfifo_intr_enable(offset, value)
+        self._aggregator.update_nonstall()
 
     def read_fecs_command(self, offset: int) -> int:
         return self.engines.read_fecs_command(offset)

@@ -33,6 +33,7 @@ PFIFO_INTR_ENABLE = 0x002140
 PFIFO_INTR_WANTED = 0xFFFFFFFF & ~(1 << 30)
 """All but the playlist's own event: the aggregator waits for that by looking."""
 
+PFIFO_INTR_NONSTALL = 1 << 31
 PFIFO_ENABLE = 0x002200
 PFIFO_SUBFIFO_ENABLE = 0x002204
 PFIFO_USERD = 0x002254

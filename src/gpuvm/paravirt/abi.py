@@ -54,6 +54,8 @@ class Register(IntEnum):
     SHARED_HIGH = 0x24
     KICK = 0x28
     """A write of n says that channel n has new work, for when the shared page asks for it."""
+    WAITS = 0x2C
+    """1 while a thread of a split driver sleeps until work is done: completion interrupts are wanted."""
 
 
 class Shared(IntEnum):
@@ -63,11 +65,9 @@ class Shared(IntEnum):
     """Guest: GP_PUT of channel n at word n."""
     ACTIVE = 128
     """Hypervisor: not 0 at word 128 + n while it will look at PUT of channel n again without a kick."""
-    WANTS_COMPLETION = 256
-    """Guest: not 0 while somebody sleeps until work is done."""
-    COMPLETIONS = 257
+    COMPLETIONS = 256
     """Hypervisor: grows before each completion interrupt."""
-    FAULTS = 258
+    FAULTS = 257
     """Hypervisor: grows before each interrupt that the registers of BAR0 explain."""
 
 

@@ -118,6 +118,10 @@ class CallDevice:
         """Say that a channel has new work."""
         self._write(Register.KICK, channel)
 
+    def wait(self, wanted: bool) -> None:
+        """Say whether a thread sleeps until work is done."""
+        self._write(Register.WAITS, int(wanted))
+
     def close(self) -> None:
         """Take the call area back."""
         self._write(Register.AREA_LOW, 0)

@@ -293,14 +293,16 @@ class SplitInterrupts(Interrupts):
         shape: list[int],
         subfifos: int,
         on_fault: Callable[[int, int, Fault], None],
+        calls: CallDevice,
         page: memoryview,
     ) -> None:
         super().__init__(function, shape, subfifos, on_fault)
+        self._calls = calls
         self._page = page
         self._faults = 0
 
     def _want_completions(self, wanted: bool) -> None:
-        self._page[Shared.WANTS_COMPLETION] = int(wanted)
+        self._calls.wait(wanted)
 
     def _handle(self) -> None:
         faults = self._page[Shared.FAULTS]
@@ -330,7 +332,7 @@ class SplitBackend:
         self.vram = SplitMemory(self.queue, memory)
         self.graph = SplitUnits(context, [shape >> 4 * gpc & 0xF for gpc in range(clusters)])
         self.fifo = SplitChannels(calls, self.queue, self._page, channels)
-        self.interrupts = SplitInterrupts(function, self.graph.shape, subfifos, on_fault, self._page)
+        self.interrupts = SplitInterrupts(function, self.graph.shape, subfifos, on_fault, calls, self._page)
         self.copy_engine = bool(copy_engine)
         self._spaces = 1
         self._free_spaces: list[int] = []

@@ -77,8 +77,11 @@ class SplitGpu(CallGpu):
         self.spaces_of_guest = Spaces(self.tables, self.memory, self.buffers)
         self._shared: SharedPage | None = None
         self._shared_at = 0
+        self._waits = False
+        """Whether a thread of the guest sleeps until work is done."""
         self._door = threading.Lock()
-        """Around a channel's submissions: a kick and the end of a command may meet. Taken last."""
+        """Around a channel's submissions: a kick and the end of a command may meet. Taken after this VM's
+        lock and before the aggregator's."""
 
     def _make_channel(self, number: int) -> ShadowChannel:
         return SplitChannel(
@@ -93,6 +96,7 @@ class SplitGpu(CallGpu):
 
     def _stop_all(self) -> bool:
         self._shared, self._shared_at = None, 0
+        self._waits = False
         quiet = super()._stop_all()
         if quiet:
             self.spaces_of_guest.clear()
@@ -116,6 +120,9 @@ class SplitGpu(CallGpu):
                 self._look(self._split_channel(value))
             else:
                 self.counters.call_failures += 1
+        elif offset == Register.WAITS:
+            self._waits = bool(value)
+            self._aggregator.update_nonstall()
         elif offset == Register.SHARED_LOW:
             self._share(self._shared_at >> 32 << 32 | value & ~(SHARED_SIZE - 1))
         elif offset == Register.SHARED_HIGH:
@@ -352,12 +359,16 @@ class SplitGpu(CallGpu):
 
     # Events
 
+    @property
+    def wants_nonstall(self) -> bool:
+        return self._waits
+
     def nonstall(self, unit: int, value: int) -> None:
         shared = self._shared
         if shared is not None:
             shared.increment(Shared.COMPLETIONS)
-            if shared[Shared.WANTS_COMPLETION]:
-                self._pin.pulse()
+        if self._waits:
+            self._pin.pulse()
 
     def _set_pin(self, asserted: bool, rearm: bool) -> None:
         shared = self._shared
