@@ -191,12 +191,16 @@ def test_methods_in_all_header_formats(rig, push):
     assert at == [7, 0x10, 0x20, 0x11, 0x33, 0, 6]
 
 
-def test_a_method_may_continue_in_the_next_segment_only_if_its_header_does(rig, push):
+def test_a_method_takes_its_data_from_the_next_segment_if_its_own_ends(rig, push):
+    """Drivers let parameters come straight from a buffer that way."""
     channel = rig.channel()
-    cut = push()
+    at = channel.fence_va + 0x40
+    cut, rest = push(), push()
     cut.words = [1 << 29 | 4 << 16 | 0x10 >> 2, 0]
+    rest.words = [at, 0x51, 2 | 1 << 24]
     channel.submit(cut)
-    channel.run(push())
+    channel.run(rest)
+    assert channel.fence_value(0x40) == 0x51
 
 
 def test_the_reference_count_shows_in_the_poll_area(rig, push):

@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
+from gpuvm.gpu.classes.macro import MacroMemory
 from gpuvm.gpu.physical import PhysicalMemory
 from gpuvm.gpu.translations import Translations
 
@@ -67,6 +68,7 @@ class Channel:
         self.get = read(target, instance + RAMFC_IB_GET) % self.ib_entries
         self.dma_get = 0
         self.reference = read(target, instance + RAMFC_REF)
+        self.macros = MacroMemory()
         self.objects: list[ClassObject | None] = [None] * SUBCHANNELS
 
         self.enabled = False

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 INTR_NOTIFY, INTR_ILLEGAL_MTHD, INTR_ILLEGAL_CLASS = 1 << 0, 1 << 4, 1 << 5
 INTR_CTXCTL, INTR_DATA_ERROR, INTR_TRAP = 1 << 19, 1 << 20, 1 << 21
-TRAP_GPC = 1 << 24
+TRAP_MACRO, TRAP_GPC = 1 << 7, 1 << 24
 GPC_CLIENT_L1 = 0
 
 GPC_BASE, GPC_STRIDE, TPC_BASE, TPC_STRIDE = 0x500000, 0x8000, 0x4000, 0x800
@@ -81,6 +81,14 @@ PGRAPH = Block(
         ),
         Register(0x4488, "MACRO_MCACHE_CTRL"),
         Register(0x448C, "MACRO_MCACHE_DATA"),
+        Register(
+            0x4490,
+            "MACRO_TRAP",
+            fields=(Field("STATUS", 0, 29, W1C), Field("CLEAR", 30, 31)),
+            doc="0 too few and 1 too many parameters, 2 opcode, 3 branch in a slot, 4 timeout; 30 clears",
+        ),
+        Register(0x4494, "MACRO_TRAP_PC", R, doc="valid in bit 28"),
+        Register(0x449C, "MACRO_TRAP_OPCODE", R),
     ),
     (Scratch(0x0000, 0x8FFC, "initial values of the front end, which nothing here depends on"),),
     doc="Graphics front end",
@@ -217,6 +225,8 @@ class Report:
     cluster: int = -1
     warp_error: int = 0
     global_error: int = 0
+    macro: tuple[int, int, int] | None = None
+    """MACRO_TRAP, its program counter and the instruction."""
     classes: tuple[int, ...] = field(default_factory=tuple)
 
 
@@ -282,6 +292,14 @@ class Pgraph(Engine):
         """Report a bind to a class that PGRAPH does not have."""
         self._raise(Report(channel, INTR_ILLEGAL_CLASS, 0, subchannel, data))
 
+    def macro_trap(self, channel: Channel, bits: int, pc: int, opcode: int) -> None:
+        """Report that the macro processor stopped."""
+        self._raise(Report(channel, INTR_TRAP, macro=(bits, pc, opcode)))
+
+    def write_macro_trap(self, value: int) -> None:
+        if value & 1 << 30:
+            self.words[self.at("PGRAPH", "MACRO_TRAP")] &= ~0x3FFFFFFF
+
     def _raise(self, report: Report) -> None:
         channel = report.channel
         report.classes = tuple(0 if each is None else each.TABLE.number for each in channel.objects)
@@ -314,6 +332,11 @@ class Pgraph(Engine):
             words[at(tpc, "MASTER_TRAP")] = 2
             words[at(tpc, "MP_TRAP_WARP_ERROR")] = report.warp_error
             words[at(tpc, "MP_TRAP_GLOBAL_ERROR")] = report.global_error
+        if report.macro is not None:
+            words[at("PGRAPH", "TRAP")] |= TRAP_MACRO
+            words[at("PGRAPH", "MACRO_TRAP")] |= report.macro[0]
+            words[at("PGRAPH", "MACRO_TRAP_PC")] = 1 << 28 | report.macro[1]
+            words[at("PGRAPH", "MACRO_TRAP_OPCODE")] = report.macro[2]
         words[self._intr] |= report.intr
 
     def write_intr(self, value: int) -> None:

@@ -15,6 +15,7 @@ import structlog
 
 from gpuvm.gpu.channel import Channel, Stop
 from gpuvm.gpu.classes.host import HostMethods, Park
+from gpuvm.gpu.classes.macro import MacroTrap
 from gpuvm.gpu.classes.method import Illegal, Rejected, Switched
 from gpuvm.gpu.paging import MmuFault
 
@@ -108,8 +109,8 @@ class Pusher:
             data = channel.space.read(address, 4 * length)
             channel.dma_get = address + 4 * length
             channel.words = memoryview(data).cast("I")
+        # A method may take its data from the next segment: that is how parameters come straight from memory.
         channel.position = 0
-        channel.count = 0
         return True
 
     def _decode(self, channel: Channel) -> Turn:
@@ -221,12 +222,17 @@ class Pusher:
         except (Illegal, Rejected) as trap:
             self._consumed = trap.consumed
             at = method + 4 * (trap.consumed - 1) if channel.step == _INCREASE else method
+            at, value = trap.sent or (at, words[trap.consumed - 1])
             error = trap.error if isinstance(trap, Rejected) else None
-            self._gpu.engine_error(channel, target, subchannel, at, words[trap.consumed - 1], error)
+            self._gpu.engine_error(channel, target, subchannel, at, value, error)
             return Turn.STOPPED if channel.stop is not None else Turn.WAITING
         except Switched as switch:
             self._consumed = switch.consumed
             return Turn.SWITCHED
+        except MacroTrap as trap:
+            self._consumed = trap.consumed
+            self._gpu.pgraph.macro_trap(channel, trap.bits, trap.pc, trap.opcode)
+            return Turn.WAITING
         except MmuFault as fault:
             channel.stop = Stop.MMU_FAULT
             self._gpu.engine_fault(channel, target, fault)

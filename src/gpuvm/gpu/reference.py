@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gpuvm.gpu.classes import BY_ENGINE
+from gpuvm.gpu.classes.graph import COMMON
 from gpuvm.gpu.classes.host import GPFIFO
-from gpuvm.gpu.classes.method import COMMON, Method, MethodTable
+from gpuvm.gpu.classes.method import Method, MethodTable
 from gpuvm.gpu.device import Gf100
 from gpuvm.gpu.paging import Reason
 from gpuvm.gpu.pgraph import WARP_ERRORS

@@ -2,9 +2,10 @@
 
 from gpuvm.gpu.classes.compute import Compute
 from gpuvm.gpu.classes.copy import Copy, Copy1
-from gpuvm.gpu.classes.graphics import ThreeD, TwoD
 from gpuvm.gpu.classes.m2mf import M2mf
 from gpuvm.gpu.classes.method import ClassObject
+from gpuvm.gpu.classes.threed import ThreeD
+from gpuvm.gpu.classes.twod import TwoD
 
 _COPY_ALIASES = (0x90B5, 0x90B8)
 

@@ -6,19 +6,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from gpuvm.gpu.classes.method import COMMON, ClassObject, DataError, Method, MethodTable, Rejected
+from gpuvm.gpu.classes.condition import Conditional
+from gpuvm.gpu.classes.graph import COMMON
+from gpuvm.gpu.classes.method import ClassObject, DataError, Method, MethodTable, Rejected
+from gpuvm.gpu.classes.report import QUERY, release
 
 if TYPE_CHECKING:
     from gpuvm.gpu.channel import Channel
     from gpuvm.gpu.device import Gf100
     from gpuvm.gpu.pgraph import Task
 
-QUERY = (
-    Method(0x1B00, "QUERY_ADDRESS_HIGH"),
-    Method(0x1B04, "QUERY_ADDRESS_LOW"),
-    Method(0x1B08, "QUERY_SEQUENCE"),
-    Method(0x1B0C, "QUERY_GET", trigger=True),
-)
 CONSTANT_BUFFER = (
     Method(0x2380, "CB_SIZE"),
     Method(0x2384, "CB_ADDRESS_HIGH"),
@@ -99,7 +96,7 @@ COMPUTE = MethodTable(
         Method(0x1424, "UNK1424_TSC_FLUSH"),
         Method(0x1550, "COND_ADDRESS_HIGH"),
         Method(0x1554, "COND_ADDRESS_LOW"),
-        Method(0x1558, "COND_MODE"),
+        Method(0x1558, "COND_MODE", trigger=True),
         Method(0x155C, "TSC_ADDRESS_HIGH"),
         Method(0x1560, "TSC_ADDRESS_LOW"),
         Method(0x1564, "TSC_LIMIT"),
@@ -134,24 +131,6 @@ COMPUTE = MethodTable(
 
 CONSTANT_BANKS = 18
 CONSTANT_SIZE_MAX = 0x10000
-SHORT_QUERY = 1 << 28
-
-
-def release(target: ClassObject, get: int) -> None:
-    """Carry out QUERY_GET: write the sequence, then a zero and the time unless the query is short."""
-    gpu, space, address = target.gpu, target.channel.space, target.address(0x1B00)
-    sequence = target.state[0x1B08 >> 2]
-    mode = get & 3
-    if mode in (0, 3):
-        if not get & SHORT_QUERY:
-            time = gpu.ptimer.now()
-            space.write32(address + 12, time >> 32)
-            space.write32(address + 8, time & 0xFFFFFFFF)
-            space.write32(address + 4, 0)
-        space.write32(address, sequence)
-        gpu.runner.memory_changed()
-        if mode == 3 or get & 1 << 20:
-            gpu.pfifo.non_stall(0)
 
 
 def upload_constants(target: ClassObject, words: memoryview) -> None:
@@ -161,10 +140,11 @@ def upload_constants(target: ClassObject, words: memoryview) -> None:
     target.state[0x238C >> 2] = position + 4 * len(words) & 0xFFFFFFFF
 
 
-class Compute(ClassObject):
+class Compute(Conditional):
     """A compute object."""
 
     TABLE: ClassVar = COMPUTE
+    COND_ADDRESS: ClassVar = 0x1550
 
     def __init__(self, gpu: Gf100, channel: Channel) -> None:
         super().__init__(gpu, channel)
@@ -193,6 +173,8 @@ class Compute(ClassObject):
         release(self, value)
 
     def on_launch(self, value: int) -> None:
+        if not self.passed:
+            return
         state = self.state
         grid_yx, block_yx = state[0x238 >> 2], state[0x3AC >> 2]
         grid = (grid_yx & 0xFFFF, grid_yx >> 16, state[0x23C >> 2] & 0xFFFF)

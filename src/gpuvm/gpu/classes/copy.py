@@ -133,7 +133,7 @@ class Copy(ClassObject):
                 elif choice in (4, 5):
                     made[:, component] = np.frombuffer(constants[choice - 4], np.uint8)
             result.append(memoryview(made.tobytes()))
-        target.write(self.channel.space, result)
+        target.write(self.gpu, self.channel.space, result)
 
     def _query(self, value: int) -> None:
         space, address = self.channel.space, self.address(0x338)

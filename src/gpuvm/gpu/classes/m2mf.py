@@ -9,7 +9,9 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from gpuvm.gpu import transfer
-from gpuvm.gpu.classes.method import COMMON, ClassObject, DataError, Method, MethodTable, Rejected
+from gpuvm.gpu.classes.condition import Conditional
+from gpuvm.gpu.classes.graph import COMMON
+from gpuvm.gpu.classes.method import DataError, Method, MethodTable, Rejected
 from gpuvm.gpu.classes.rectangle import Rectangle, copy_rectangle
 from gpuvm.gpu.classes.tiling import Surface
 
@@ -54,7 +56,7 @@ M2MF = MethodTable(
         Method(0x0334, "QUERY_SEQUENCE"),
         Method(0x0338, "COND_ADDRESS_HIGH"),
         Method(0x033C, "COND_ADDRESS_LOW"),
-        Method(0x0340, "COND_MODE"),
+        Method(0x0340, "COND_MODE", trigger=True),
         Method(0x0344, "BLOCKLINEAR_POSITION_IN_X"),
         Method(0x0348, "BLOCKLINEAR_POSITION_IN_Y"),
         Method(0x034C, "BLOCKLINEAR_POSITION_OUT_X"),
@@ -69,10 +71,11 @@ long.
 """
 
 
-class M2mf(ClassObject):
+class M2mf(Conditional):
     """A memory-to-memory object."""
 
     TABLE: ClassVar = M2MF
+    COND_ADDRESS: ClassVar = 0x338
 
     def __init__(self, gpu: Gf100, channel: Channel) -> None:
         super().__init__(gpu, channel)
@@ -90,6 +93,9 @@ class M2mf(ClassObject):
             self._expected = (length + 3 & ~3) * lines
             if self._expected == 0:
                 self._finish(value)
+            return
+        if not self.passed:
+            self._finish(value)
             return
         began = time.perf_counter_ns()
         source, target = self.address(0x30C), self.address(0x238)
@@ -144,7 +150,7 @@ class M2mf(ClassObject):
         self._expected = 0
         stride = length + 3 & ~3
         self._target(value).write(
-            self.channel.space, [data[at * stride : at * stride + length] for at in range(lines)]
+            self.gpu, self.channel.space, [data[at * stride : at * stride + length] for at in range(lines)]
         )
         self.gpu.counters.channels[self.channel.number].bytes_inline += length * lines
         self._finish(value)

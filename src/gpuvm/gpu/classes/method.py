@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
+from gpuvm.gpu.classes.macro import MacroTrap
+
 if TYPE_CHECKING:
     from gpuvm.gpu.channel import Channel
     from gpuvm.gpu.device import Gf100
@@ -36,15 +38,19 @@ class Illegal(Exception):
     ----------
     consumed : int
         Data words of the burst that were taken, the offending one included.
+    sent : (int, int) or None
+        The method and its data if a macro sent it.
     """
 
     consumed = 1
+    sent: tuple[int, int] | None = None
 
 
 class Rejected(Exception):
-    """A value that a method does not take."""
+    """A value that a method does not take; attributes as `Illegal`."""
 
     consumed = 1
+    sent: tuple[int, int] | None = None
 
     def __init__(self, error: DataError) -> None:
         super().__init__(error)
@@ -97,29 +103,6 @@ class MethodTable:
                 self.known[at >> 2] = 1
         if keep_all:
             self.known[0x100 >> 2 :] = b"\1" * (len(self.known) - (0x100 >> 2))
-
-
-COMMON = (
-    Method(0x0100, "NOP"),
-    Method(0x0104, "NOTIFY_ADDRESS_HIGH"),
-    Method(0x0108, "NOTIFY_ADDRESS_LOW"),
-    Method(0x010C, "NOTIFY", trigger=True),
-    Method(0x0110, "SERIALIZE"),
-    Method(0x0114, "MACRO_CODE_POS"),
-    Method(0x0118, "MACRO_CODE_DATA"),
-    Method(0x011C, "MACRO_ENTRY_POS"),
-    Method(0x0120, "MACRO_ENTRY_DATA"),
-    Method(0x0124, "MACRO_UNK0124"),
-    Method(0x0130, "COND_MASTER_ADDRESS_HIGH"),
-    Method(0x0134, "COND_MASTER_ADDRESS_LOW"),
-    Method(0x0138, "COND_MASTER_MODE"),
-    Method(0x013C, "UNK013C"),
-    Method(0x0140, "PM_TRIGGER"),
-    Method(0x0150, "UNK0150"),
-    Method(0x0154, "UNK0154"),
-    Method(0x3400, "SCRATCH", count=0x80),
-)
-"""Methods of every PGRAPH class (rnndb fifo/nv_object.xml)."""
 
 
 class ClassObject:
@@ -185,7 +168,7 @@ class ClassObject:
                         break
                 if step:
                     index = index + 1 & 0x1FFF
-        except (Illegal, Rejected) as trap:
+        except (Illegal, Rejected, MacroTrap) as trap:
             trap.consumed = done
             raise
         except Switched as switch:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuvm.gpu.classes.canvas import bands
 from gpuvm.gpu.classes.method import DataError, Rejected
+from gpuvm.gpu.classes.scatter import Elements
 from gpuvm.gpu.classes.tiling import Surface
 from gpuvm.gpu.translations import Translations
 
@@ -60,38 +61,34 @@ class Rectangle:
         if self.y + lines > -(-surface.height // surface.block_height) * surface.block_height:
             raise Rejected(DataError.INVALID_VALUE)
 
-    def read(self, space: Translations, length: int, lines: int) -> list[memoryview]:
-        """Return the rectangle's lines (MmuFault, Rejected)."""
-        self.check(length, lines)
+    def _elements(self, space: Translations, length: int, first: int, lines: int, write: bool) -> Elements:
+        """Lines `first` on of a block-linear rectangle in the largest units that stay together."""
+        surface = self.surface
+        assert surface is not None
+        unit = next(each for each in (16, 4, 1) if not (self.x | length) % each)
+        columns = np.arange(self.x, self.x + length, unit, dtype=np.int64)[None, :]
+        rows = np.arange(self.y + first, self.y + first + lines, dtype=np.int64)[:, None]
+        return Elements(space, self.address + surface.place(columns, rows, self.z), unit, write)
+
+    def read(self, space: Translations, length: int, lines: int, first: int = 0) -> list[memoryview]:
+        """Return lines `first` on of the rectangle (MmuFault, Rejected)."""
+        self.check(length, first + lines)
         if self.surface is None:
-            return [memoryview(space.read(self.address + at * self.pitch, length)) for at in range(lines)]
-        result = []
-        for line in range(lines):
-            offsets = self.surface.offsets(self.x, length, self.y + line, self.z)
-            low = int(offsets[0]) & ~0x1FF
-            data = np.frombuffer(
-                space.read(self.address + low, (int(offsets[-1]) | 0x1FF) + 1 - low), np.uint8
-            )
-            result.append(memoryview(data[offsets - low].tobytes()))
-        return result
+            starts = (self.address + (first + at) * self.pitch for at in range(lines))
+            return [memoryview(space.read(start, length)) for start in starts]
+        data = self._elements(space, length, first, lines, False).read()
+        return [line.data for line in data.reshape(lines, length)]
 
-    def write(self, space: Translations, lines: Sequence[memoryview]) -> None:
-        """Write the rectangle's lines (MmuFault, Rejected)."""
+    def write(self, gpu: Gf100, space: Translations, lines: Sequence[memoryview], first: int = 0) -> None:
+        """Write lines `first` on of the rectangle (MmuFault, Rejected)."""
         length = len(lines[0]) if lines else 0
-        self.check(length, len(lines))
-        for line, data in enumerate(lines):
-            if self.surface is None:
+        self.check(length, first + len(lines))
+        if self.surface is None:
+            for line, data in enumerate(lines, first):
                 space.write(self.address + line * self.pitch, data)
-            elif length:
-                self._write_line(space, self.surface, line, data)
-
-    def _write_line(self, space: Translations, surface: Surface, line: int, data: memoryview) -> None:
-        """Write 16-byte sectors, the pieces that stay together."""
-        offsets = surface.offsets(self.x, len(data), self.y + line, self.z)
-        breaks = np.flatnonzero(np.diff(offsets) != 1) + 1
-        edges = [0, *breaks.tolist(), len(data)]
-        for first, last in pairwise(edges):
-            space.write(self.address + int(offsets[first]), data[first:last])
+        elif length:
+            joined = np.frombuffer(b"".join(lines), np.uint8)
+            self._elements(space, length, first, len(lines), True).write(gpu, joined)
 
 
 def copy_rectangle(
@@ -100,9 +97,13 @@ def copy_rectangle(
     """Copy `lines` lines of `length` bytes (MmuFault, Rejected)."""
     if length == 0 or lines == 0:
         return
+    source.check(length, lines)
     target.check(length, lines)
-    target.write(channel.space, source.read(channel.space, length, lines))
+    for first, count in bands(gpu, channel, length, lines):
+        target.write(gpu, channel.space, source.read(channel.space, length, count, first), first)
     vram = gpu.vram
+    if channel.stop is not None:
+        return
     from_device = channel.space.runs(source.address, 1, False)[0][0] is vram
     to_device = channel.space.runs(target.address, 1, True)[0][0] is vram
     gpu.counters.copied(channel.number, length * lines, from_device, to_device)

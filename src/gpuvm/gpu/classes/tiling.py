@@ -53,15 +53,20 @@ class Surface:
 
     def offsets(self, x: int, length: int, y: int, z: int) -> npt.NDArray[np.int64]:
         """Offsets of the bytes x to x + length - 1 of line y in layer z, int64[length]."""
-        columns = np.arange(x, x + length, dtype=np.int64)
-        rows = -(-self.height // self.block_height)
-        block = (z // self.block_depth) * rows * self.row_size + (y // self.block_height) * self.row_size
-        inside = y % self.block_height
-        base = block + (z % self.block_depth) * self.block_height * GOB_WIDTH
-        base += (inside // GOB_HEIGHT) * GOB_SIZE
+        return self.place(np.arange(x, x + length, dtype=np.int64), np.int64(y), z)
+
+    def place(
+        self, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64] | np.int64, z: int
+    ) -> npt.NDArray[np.int64]:
+        """Offsets of bytes x of lines y in layer z; x and y broadcast against each other."""
+        height, depth = self.block_height, self.block_depth
+        rows = -(-self.height // height)
+        block = (z // depth) * rows * self.row_size + (y // height) * self.row_size
+        inside = y % height
         line = inside % GOB_HEIGHT
-        base += (line >> 1) * 64 + (line & 1) * 16
-        across = (columns >> 6) * (GOB_WIDTH * self.block_height * self.block_depth)
-        within = (columns >> 5 & 1) * 256 + (columns >> 4 & 1) * 32 + (columns & 15)
-        result: npt.NDArray[np.int64] = base + across + within
+        base = block + (z % depth) * height * GOB_WIDTH + (inside // GOB_HEIGHT) * GOB_SIZE
+        base = base + (line >> 1) * 64 + (line & 1) * 16
+        across = (x >> 6) * (GOB_WIDTH * height * depth)
+        within = (x >> 5 & 1) * 256 + (x >> 4 & 1) * 32 + (x & 15)
+        result: npt.NDArray[np.int64] = base + (across + within)
         return result

@@ -13,7 +13,7 @@ from gpuvm.guest.driver.errors import Fault
 from gpuvm.guest.driver.fifo import Fifo, write_context
 from gpuvm.guest.driver.function import Function
 from gpuvm.guest.driver.graph import Graph
-from gpuvm.guest.driver.hardware import ENABLE_COPY0, INSTANCE_SIZE, UNIT_DISABLED_COPY0, Reg
+from gpuvm.guest.driver.hardware import ENABLE_COPY0, INSTANCE_SIZE, Reg
 from gpuvm.guest.driver.instance import InstanceMemory, Vram, vram_ranges
 from gpuvm.guest.driver.interrupts import Interrupts
 from gpuvm.guest.driver.para import CallDevice, hypercall_tables
@@ -139,7 +139,8 @@ class HardwareBackend:
         self.fifo = Fifo(function, self.memory, self.tables)
         self.graph = Graph(function)
         self.interrupts = Interrupts(function, self.graph.shape, self.fifo.subfifos, on_fault)
-        self.copy_engine = not function.read(Reg.UNITS_DISABLE) & UNIT_DISABLED_COPY0
+        # Not by the fuses: they hide the engine from drivers that would ask it for what it cannot do.
+        self.copy_engine = function.read(Reg.PCOPY0_MEMORY) != 0
 
     def start(self) -> None:
         if self.copy_engine:

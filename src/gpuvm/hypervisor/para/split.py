@@ -46,7 +46,7 @@ ORDER_LIMIT = 24
 CONTEXT_VIRTUAL = 0x4
 GPC_COUNT = 0x409604
 GPC, GPC_STRIDE, GPC_UNITS = 0x500000, 0x8000, 0x2608
-UNITS_DISABLED, COPY0_DISABLED = 0x022500, 1 << 8
+PCOPY0_MEMORY = 0x104108
 
 
 class SplitChannel(ShadowChannel):
@@ -199,7 +199,7 @@ class SplitGpu(CallGpu):
         return (
             self.memory.size,
             CONTEXT_SIZE,
-            int(not read(UNITS_DISABLED) & COPY0_DISABLED),
+            int(read(PCOPY0_MEMORY) != 0),
             bin(read(PMC_SUBFIFO_ENABLE)).count("1"),
             clusters,
             shape,
