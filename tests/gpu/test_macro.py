@@ -230,3 +230,29 @@ def test_a_method_that_a_macro_should_not_send_is_reported_by_its_own_name(rig, 
     rig.until(lambda: rig.rd(0x400100) & 0x10, "ILLEGAL_MTHD")
     assert rig.rd(0x400704) & 0x3FFC == 0x7F0
     assert rig.rd(0x400708) == 9
+
+
+def test_a_launch_that_is_switched_out_in_a_macro_goes_on(rig, push, channel):
+    """The macro stands still at the method that it sent, and takes no second copy of its parameter."""
+    from gpuvm.gpu.classes.compute import Compute
+    from gpuvm.gpu.classes.method import Switched
+
+    words = [param(2), address(0x368), add_immediate(SEND, source=2), address(0x1B00),
+             add_immediate(SEND), add_immediate(SEND, source=1), add_immediate(SEND, source=2),
+             NOP | EXIT, add_immediate(SEND)]  # fmt: skip
+    seen = []
+
+    class Cut(Compute):
+        def on_launch(self, value):
+            seen.append(value)
+            if len(seen) == 1:
+                raise Switched
+
+    channel.run(push().method(1, 0, 0x90C0))
+    made = rig.gpu.pfifo.channels[0]
+    made.objects[1] = Cut(rig.gpu, made)
+    channel.run(
+        push().method(1, 0x114, 0).same(1, 0x118, *words).method(1, 0x11C, 0, 0).once(1, 0x3800, TARGET, 44)
+    )
+    assert seen == [44, 44]
+    assert rig.peek(channel.memory) == 44
