@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,9 @@ def spin(machine: VirtualMachine, remote: RemoteDevice) -> int:
     assert job.round(1)
     job.spin()
     say("spins")
+    while remote.read(0, 0, 4) != 0xFFFFFFFF:
+        time.sleep(0.05)
+    say("lost")
     sys.stdin.readline()
     return 0
 

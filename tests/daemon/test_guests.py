@@ -13,7 +13,9 @@ import pytest
 from daemon_rig import MIB, PROGRAMS, Guest, Start, eventually
 
 from gpuvm.hypervisor import HypervisorError
+from gpuvm.schedulers import NAMES
 from gpuvm.vmm.daemon import Daemon, DaemonError, VmConfig, build
+from gpuvm.vmm.daemon.protocol import Set
 from gpuvm.vmm.vfio_user import Client, RemoteError
 
 Guests = Callable[..., Guest]
@@ -47,11 +49,49 @@ def test_vms_come_and_go_while_others_work(start: Start, guests: Guests) -> None
     assert third.line() == "spins"
     assert [vm.state for vm in daemon.status().vms] == ["connected"] * 3
     daemon.remove("c")  # in the middle of a kernel that never ends
+    assert third.line() == "lost"
     assert [vm.name for vm in daemon.status().vms] == ["a", "b"]
     for guest in (first, second):
         guest.tell("enough")
         assert guest.end() == (0, "0 wrong\n")
     daemon.add(VmConfig("c", vram=32 * MIB, channels=8))
+
+
+def test_scheduler_weight_and_cap_change_under_work(start: Start, guests: Guests) -> None:
+    daemon = start({"name": "a"}, {"name": "b"})
+    working = [guests(vm.socket, "work") for vm in daemon.status().vms]
+    assert [guest.line() for guest in working] == ["works", "works"]
+
+    def launches() -> list[int]:
+        return [vm.launches for vm in daemon.status().vms]
+
+    def all_go_on(before: list[int]) -> bool:
+        return eventually(lambda: all(a > b for a, b in zip(launches(), before, strict=True)))
+
+    for scheduler in NAMES:
+        daemon.set(Set(scheduler=scheduler))
+        assert daemon.status().scheduler == scheduler
+        assert all_go_on(launches()), scheduler
+    daemon.set(Set(scheduler="fair", name="a", weight=5, cap=50.0))
+    assert [(vm.weight, vm.cap) for vm in daemon.status().vms] == [(5, 50), (1, 0)]
+    for wrong, error in (
+        (Set(scheduler="direct"), "caps"),
+        (Set(scheduler="fifo", name="b", weight=0), "at least 1"),
+        (Set(scheduler="fifo", name="b", cap=101.0), "100 percent"),
+        (Set(scheduler="best"), "one of direct, fifo"),
+        (Set(name="c", weight=1), "'c'"),
+        (Set(weight=1), "name of the VM"),
+    ):
+        with pytest.raises((DaemonError, HypervisorError), match=error):
+            daemon.set(wrong)
+        assert daemon.status().scheduler == "fair"
+    assert [(vm.weight, vm.cap) for vm in daemon.status().vms] == [(5, 50), (1, 0)]
+    assert all_go_on(launches())
+    daemon.set(Set(name="a", cap=0.0))
+    daemon.set(Set(scheduler="direct"))
+    for guest in working:
+        guest.tell("enough")
+        assert guest.end() == (0, "0 wrong\n")
 
 
 def test_a_killed_guest_leaves_its_place_to_the_next(start: Start, guests: Guests) -> None:

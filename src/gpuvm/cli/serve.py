@@ -45,11 +45,19 @@ def serve(
         If the configuration is wrong or something of it cannot be had.
     """
     of_daemon({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG), log_json)
-    asked = _Signals()
     changes: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
     changes["gpu"] = {key: value for key, value in gpu.items() if value is not None}
     changes["vm"] = [parse_vm("--vm", text) for text in vms]
+    before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
+    try:
+        with _Signals() as asked:
+            _run(path, changes, asked)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _run(path: Path | None, changes: Mapping[str, Any], asked: _Signals) -> None:
     try:
         daemon = Daemon(load(path, changes))
     except ConfigError as error:
@@ -62,8 +70,9 @@ def serve(
     )
     while not asked.count and not daemon.wait(_LOOK_S):
         pass
-    _bound(daemon.config.drain + _END_S)
+    guard = _bound(daemon.config.drain + _END_S)
     daemon.close()
+    guard.cancel()
 
 
 class _Signals:
@@ -71,8 +80,16 @@ class _Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
+            self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
         self.count += 1
@@ -80,7 +97,7 @@ class _Signals:
             os._exit(128 + number)
 
 
-def _bound(seconds: float) -> None:
+def _bound(seconds: float) -> threading.Timer:
     """End the process with status 1 if it is still there after so long."""
 
     def give_up() -> None:
@@ -91,3 +108,4 @@ def _bound(seconds: float) -> None:
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True
     timer.start()
+    return timer

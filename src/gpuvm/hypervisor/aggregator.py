@@ -243,6 +243,34 @@ class Aggregator:
             else:
                 log.error("the GPU did not let go of a channel; its memory stays taken", vm=vgpu.name)
 
+    def reschedule(self, scheduler: str) -> None:
+        """Let another policy decide who is next, while everyone works on.
+
+        Raises
+        ------
+        HypervisorError
+            If there is none of that name, or it does not keep the caps that there are.
+        """
+        try:
+            self.dispatcher.reschedule(make_scheduler(scheduler))
+        except ValueError as error:
+            raise HypervisorError(str(error)) from None
+
+    def change(self, vgpu: VirtualGpu, weight: int, cap: float | None) -> None:
+        """Give a virtual GPU another weight and cap.
+
+        Raises
+        ------
+        HypervisorError
+            If the scheduler does not take them, or nothing is shared.
+        """
+        if vgpu.mode == PASSTHROUGH:
+            raise HypervisorError("pass-through has the whole GPU: there is no weight or cap to change")
+        try:
+            self.dispatcher.change(vgpu.id, weight, cap)
+        except ValueError as error:
+            raise HypervisorError(str(error)) from None
+
     def share(self, vgpu: VirtualGpu) -> tuple[Range, Range]:
         """Bytes of the card's video memory and physical channels that a virtual GPU has; pass-through has
         all."""

@@ -92,10 +92,14 @@ class Barriers:
         for barrier in told:
             # One that is told may remove another: what was written to a table that is no longer one is data.
             if barrier.written is not None and physical < barrier.end and end > barrier.start:
-                barrier.written(max(physical, barrier.start) - barrier.start, min(end, barrier.end) - barrier.start)
+                barrier.written(
+                    max(physical, barrier.start) - barrier.start, min(end, barrier.end) - barrier.start
+                )
 
     def _pages(self, physical: int, size: int) -> range:
-        return range(physical - self._base >> PAGE_SHIFT, (physical + size - 1 - self._base >> PAGE_SHIFT) + 1)
+        return range(
+            physical - self._base >> PAGE_SHIFT, (physical + size - 1 - self._base >> PAGE_SHIFT) + 1
+        )
 
 
 def _nobody(physical: int, size: int) -> None:

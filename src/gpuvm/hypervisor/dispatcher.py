@@ -31,6 +31,9 @@ QUEUE_LIMIT = 64
 """Commands of one channel that wait apart; a later doorbell then replaces the value of the last (it only
 moves GP_PUT on)."""
 
+CHANNELS = 128
+"""Physical channels of the GPU."""
+
 POLL_NS = 4_000_000
 """How long the GPU may say nothing of a command before it is looked at."""
 
@@ -126,13 +129,72 @@ class Dispatcher:
         self._closed = False
         self._thread: threading.Thread | None = None
         if not scheduler.concurrent:
-            self._thread = threading.Thread(target=self._run, name="gpuvm-dispatcher", daemon=True)
-            self._thread.start()
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="gpuvm-dispatcher", daemon=True)
+        self._thread.start()
 
     def add(self, vm: int, weight: int, cap: float | None = None) -> None:
         """Let a VM submit."""
         with self._lock:
             self.scheduler.add(vm, weight, cap)
+
+    def change(self, vm: int, weight: int, cap: float | None) -> None:
+        """Give a VM another weight and cap.
+
+        Raises
+        ------
+        ValueError
+            If the policy does not take them.
+        """
+        with self._lock:
+            self.scheduler.change(time.monotonic_ns(), vm, weight, cap)
+            self._schedule()
+        self._tell()
+
+    def reschedule(self, scheduler: Scheduler[Doorbell]) -> None:
+        """Let another policy decide from now on, with the VMs that there are and what they have queued.
+
+        Raises
+        ------
+        ValueError
+            If it does not take their weights and caps; nothing has changed then.
+        """
+        with self._lock:
+            before = self.scheduler
+            shares = list(before.shares.values())
+            for share in shares:
+                scheduler.add(share.vm, share.weight, share.cap)
+                scheduler.shares[share.vm].used = share.used
+            queued = sorted(
+                (command for share in shares for command in before.remove(share.vm)),
+                key=lambda command: command.sequence,
+            )
+            self.scheduler = scheduler
+            self._next_period = 0
+            if before.preemptive:
+                for channel in range(CHANNELS):
+                    self._engines.give(channel, 0)
+            for command in queued:
+                if scheduler.concurrent:
+                    self._let_through(command)
+                else:
+                    scheduler.enqueue(time.monotonic_ns(), command)
+            if self._thread is None and not scheduler.concurrent and not self._closed:
+                self._start_thread()
+            self._schedule()
+        self._tell()
+
+    def _let_through(self, command: Command[Doorbell]) -> None:
+        """Ring a queued doorbell without its turn."""
+        self._forget(command)
+        doorbell = command.payload
+        if not doorbell.rung:
+            self._engines.ring(doorbell.channel, doorbell.value)
+        doorbell.counters.commands_completed += 1
+        if doorbell.done is not None:
+            self._over.append(doorbell.done)
 
     def remove(self, vm: int) -> None:
         """Forget a VM and what it has queued."""
@@ -162,6 +224,11 @@ class Dispatcher:
             counters.commands_completed += 1
             return
         with self._lock:
+            if self.scheduler.concurrent:
+                # Since a moment ago; what was queued has been rung.
+                self._engines.ring(channel, value)
+                counters.commands_completed += 1
+                return
             if vm not in self.scheduler.shares or self._closed:
                 return
             queue = self._pending.setdefault(channel, deque())
@@ -331,6 +398,9 @@ class Dispatcher:
             self._until = self.scheduler.deadline(now) or 0
             self._engines.give(channel, self._until)
         if doorbell.rung:
+            if not self.scheduler.preemptive:
+                # It was switched out under a policy that preempts.
+                self._engines.give(channel, 0)
             return
         doorbell.rung = True
         try:

@@ -169,7 +169,12 @@ class TrackedGpu(DirectApertures):
     @cached_property
     def _tracking(self) -> Tracking:
         return Tracking(
-            self.memory, self._grant.pool, self.barriers, self.counters, self._flush_space, self._gpu.device.wrote
+            self.memory,
+            self._grant.pool,
+            self.barriers,
+            self.counters,
+            self._flush_space,
+            self._gpu.device.wrote,
         )
 
     def _make_space(self, directory: int, limit: int) -> GuestSpace:

@@ -486,4 +486,3 @@ class TrackedBarTable(BarTable):
         for barrier in self._held:
             self._barriers.remove(barrier)
         self._held.clear()
-

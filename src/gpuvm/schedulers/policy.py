@@ -147,6 +147,26 @@ class Scheduler(ABC, Generic[Payload]):
         self._unready(share)
         return dropped
 
+    def change(self, now: int, vm: int, weight: int, cap: float | None) -> None:
+        """Give a VM another weight and cap. It starts afresh with what it has queued; time charged stays.
+
+        Raises
+        ------
+        ValueError
+            If they are out of range; nothing has changed then.
+        """
+        before = self.shares[vm]
+        commands = self.remove(vm)
+        try:
+            self.add(vm, weight, cap)
+        except ValueError:
+            self.add(vm, before.weight, before.cap)
+            raise
+        finally:
+            self.shares[vm].used = before.used
+            for command in commands:
+                self.enqueue(now, command)
+
     def withdraw(self, now: int, command: Command[Payload]) -> None:
         """Take a command that was not picked out of its queue; nothing if it is not there."""
         share = self.shares.get(command.vm)

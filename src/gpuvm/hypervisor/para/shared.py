@@ -1,5 +1,4 @@
-"""The shared page of a split driver: words in the guest's RAM through which both sides speak without a trap.
-"""
+"""The shared page of a split driver: words in the guest's RAM through which both sides speak without a trap."""
 
 from __future__ import annotations
 

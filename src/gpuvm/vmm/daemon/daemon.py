@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
 import structlog
 
 from gpuvm.gpu.device import Gf100
@@ -137,7 +138,24 @@ class Daemon:
         DaemonError
             If something of it cannot be.
         """
-        raise DaemonError("this daemon must be started again to change that")
+        with self._changing:
+            slot = None if change.name is None else self.slot(change.name)
+            if slot is None and (change.weight is not None or change.cap is not None):
+                raise DaemonError("a weight or cap must come with the name of the VM that it is for")
+            before = self.config.scheduler
+            if change.scheduler is not None:
+                self.aggregator.reschedule(change.scheduler)
+                self.config.scheduler = change.scheduler
+            if slot is not None:
+                try:
+                    slot.change(change.weight, change.cap)
+                except BaseException:
+                    if change.scheduler is not None:
+                        self.aggregator.reschedule(before)
+                        self.config.scheduler = before
+                    raise
+            log.info("settings were changed", **msgspec.structs.asdict(change))
+            return self.status()
 
     # State
 

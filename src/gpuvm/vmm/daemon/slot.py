@@ -57,7 +57,12 @@ class Slot:
         self._aggregator = aggregator
         self._drain_until = drain_until
         self.vgpu: VirtualGpu = aggregator.create(
-            config.name, config.mode, vram=config.vram, channels=config.channels, weight=config.weight
+            config.name,
+            config.mode,
+            vram=config.vram,
+            channels=config.channels,
+            weight=config.weight,
+            cap=_part(config.cap),
         )
         self._vram, channels = aggregator.share(self.vgpu)
         self._work = work.channels[channels.base : channels.end]
@@ -92,6 +97,22 @@ class Slot:
         """Function-level reset; the client, if there is one, is not asked."""
         self.vgpu.reset()
         self.resets += 1
+
+    def change(self, weight: int | None, cap: float | None) -> None:
+        """Give the VM another weight or cap (percent, 0: none); None leaves it.
+
+        Raises
+        ------
+        DaemonError, HypervisorError
+            If that cannot be.
+        """
+        config = self.config
+        weight = config.weight if weight is None else weight
+        cap = config.cap if cap is None else cap
+        if not 0 <= cap <= 100:
+            raise DaemonError(f"cap must be 0 to 100 percent, got {cap:g}")
+        self._aggregator.change(self.vgpu, weight, _part(cap))
+        config.weight, config.cap = weight, cap
 
     def close(self) -> None:
         """End the client's session, remove the socket, give back all that the VM had."""
@@ -129,6 +150,10 @@ class Slot:
         if self._server.session is not None:
             return "connected"
         return "releasing" if self._server.busy else "idle"
+
+
+def _part(percent: float) -> float | None:
+    return percent / 100 or None
 
 
 def _sum(channels: list[Work]) -> Work:
