@@ -323,6 +323,25 @@ def test_an_endless_loop_is_killed(memory: Memory, each: Executor, text: str) ->
     assert outcome.error.kind is ErrorKind.STOPPED
 
 
+def test_a_launch_is_killed_while_its_threads_go_to_rest(memory: Memory, executor: Executor) -> None:
+    """Threads that stand at a loop's back-edge see a kill that comes before the launch was given back."""
+    memory.code("again: BRA again;")
+    launch = memory.launch((8, 1, 1), (4, 1, 1))
+    for attempt in range(60):
+        stop, outcomes = StopFlag(parkable=True), []
+        worker = threading.Thread(target=lambda: outcomes.append(executor.run(launch, stop)), daemon=True)  # noqa: B023
+        worker.start()
+        time.sleep(0.002 + attempt % 5 * 0.0005)
+        stop.park()
+        for _ in range(attempt * 20):
+            pass
+        stop.kill()
+        worker.join(20)
+        assert not worker.is_alive(), attempt
+        if outcomes[0].parked is not None:
+            executor.drop(outcomes[0].parked)
+
+
 COUNT = f"""
     S2R R0, SR_CTAID.X; SHL R0, R0, 0x2; IADD32I R0, R0, {hex(NEAR)}; MOV32I R1, 0x1;
     S2R R4, SR_TID.X; ISETP.EQ.AND P0, PT, R4, RZ, PT; MOV32I R2, 0x2000;

@@ -72,6 +72,10 @@ class Crew:
         """Have the caller of `run` look at the stop word and the deadline again."""
         self._runtime.nudge(self.address)
 
+    def wake(self, word: int) -> None:
+        """Have the threads that are parked on a stop word, at this address, look at it again."""
+        self._runtime.wake(word)
+
     def close(self) -> None:
         """End the threads; no job may be parked."""
         assert not self._words.view(np.int32)[POOL_QUIT // 4]

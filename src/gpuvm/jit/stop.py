@@ -93,3 +93,5 @@ class StopFlag:
     def _tell(self) -> None:
         if self._crew is not None:
             self._crew.nudge()
+            # Threads that stand at a back-edge sleep on the word itself.
+            self._crew.wake(self.word.ctypes.data)
