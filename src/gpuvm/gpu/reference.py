@@ -24,9 +24,18 @@ gpuvm.gpu.reference` from the declarations that the code runs on; do not edit. N
 
 ## What it models
 
-- **PCI**: 10de:06d8, class 0x0300, BAR0 16 MiB, BAR1 128 MiB and BAR3 64 MiB (64-bit, prefetchable), power
-  management and MSI (one vector), INTx otherwise; the mirror of configuration space at 0x088000 with the
-  MSI rearm at 0x088704; a PROM of 4 KiB at 0x300000.
+- **PCI**: the product's identity (10de:06d8 for the Quadro 6000), class 0x0300, BAR0 16 MiB, BAR1 128 MiB and
+  BAR3 64 MiB (64-bit, prefetchable), power management and MSI (one vector), INTx otherwise; the mirror of
+  configuration space at 0x088000 with the MSI rearm at 0x088704; a PROM of 4 KiB at 0x300000.
+- **Products** are data (`gpuvm.gpu.profile`): Quadro 6000 (14 multiprocessors), GeForce GTX 480 (15 of 16)
+  and a small one (one multiprocessor) for tests; each has its clusters, partitions, clocks and voltages.
+- **Video BIOS**, built from tables declared as data (`gpuvm.gpu.vbios`): expansion ROM and PCIR; BIT with A, C,
+  D, I, L, M, P, T and i; initialisation scripts; PLL limits; memory type, settings and timings; performance
+  levels, voltages and their map; temperatures, fan, power budget; a device control block (DCB 4.0) with GPIO
+  lines, and without outputs, I2C ports or connectors.
+- **Board**: straps, fuses (speedo, sensor), unit counts, PLLs and dividers set to the fastest level, voltage
+  lines that read as they are driven, fan modulator and tachometer, temperature. They are read by drivers and
+  drive nothing.
 - **Interrupts**: engines' lines, masks 0x640, master enable 0x140. A message is sent when the line rises,
   and again at a write of 0x140 or 0x088704 while it is up.
 - **Memory**: VRAM of any size in MiB that costs what is touched, sized by drivers through the partitions;
@@ -39,11 +48,36 @@ gpuvm.gpu.reference` from the declarations that the code runs on; do not edit. N
   reference count, MMU faults of every unit (queued, not overwritten), PBDMA interrupts with software
   methods, engine timeout.
 - **PGRAPH**: context-control handshakes of both firmware paths, ICMD and method registers, compute class
-  0x90c0 with real machine code, memory-to-memory 0x9039 (linear, block-linear, inline), traps of
-  multiprocessors with warp error codes, illegal methods, classes and values; each waits for the driver's
-  acknowledgement.
+  0x90c0 with real machine code, memory-to-memory 0x9039 (linear, block-linear in all modes, inline), 2D class
+  0x902d (fills, points, lines and triangles; blits with scaling, filtering and conversion between all colour
+  formats; images and bitmaps from the pushbuffer; raster operations with patterns, blending, colour key), of
+  the 3D class 0x9097 clears of colour and depth targets; constant buffers, reports and timestamps, conditional
+  execution (COND_MODE); traps of multiprocessors with warp error codes and of the macro processor, illegal
+  methods, classes and values; each waits for the driver's acknowledgement.
+- **Macro processor** (MME): 2048 words and 128 entries a channel, for every class: all operations, parameters
+  that come later or straight from memory, reads of method state, delay slots, traps and a limit of 100,000
+  instructions a call.
 - **PCOPY0, PCOPY1**: class 0x90b5 with its query, block-linear surfaces and component remapping.
 - **PTIMER** with alarm; **PDAEMON** handshake.
+
+## How it was judged
+
+By the stock nouveau driver of Debian's Linux 6.12 in a guest under QEMU (`gpuvm vm run`), passed through and
+under full virtualization. Its log at levels warning and worse stays empty from boot on for all products, with
+MSI and INTx, and after unbind and bind, a suspend of the devices, and reboots; `NvForcePost` runs the
+initialisation scripts. It reads 55 degrees, 1800 rpm, the voltage and clocks of the fastest level and the list of
+levels (hwmon, `pstate`). Tried with programs that use its system calls directly: copies through VRAM with
+comparison, 2D blits and fills between linear and tiled objects, clears, macros, timestamps, software methods
+through the PBDMA's trap, acquires that wait. Each of these was injected and is decoded by the driver, and a new
+channel works afterwards: illegal method, class, value and header; a method on an empty subchannel; a read and a
+write of an address that is not mapped, by an engine and by the PBDMA; a semaphore operation that does not exist;
+an acquire that is never satisfied; an illegal macro instruction; a kernel that never ends (SCHED_ERROR, channel
+killed). Mesa's OpenCL runs on it.
+
+Two things of the guest's kernel and not of the card: Linux asks for a privileged channel on the copy engines,
+which GF100's channels cannot be, and logs an error, so a card for Linux guests has them fused off in 0x022500
+(profile's `copy_engines`; they work all the same); and its console emulation warns of a card without outputs
+unless the kernel is booted with `drm_kms_helper.fbdev_emulation=0`, as `gpuvm vm run` does.
 
 ## How it runs
 
@@ -60,15 +94,16 @@ An owner hears `on_idle(channel)` when GP_GET has reached GP_PUT and the work is
 
 ## What it does not model
 
-- Classes 0x902d (2D) and 0x9097 (3D) are bound and keep their state; of the 3D class, queries and constant
-  buffers work. Macros, textures and images are kept, not used.
+- Draws of the 3D class: their state is kept, nothing is drawn, and counters of the graphics pipeline report 0.
+  Textures and images are kept, not used.
 - Context images stay zero: a channel's PGRAPH state lives with the channel until its table entry is
   cleared.
 - Firmware of the microcontrollers is kept, not run. No message is ever sent by PDAEMON.
 - Storage kinds and compression tags of page-table entries are ignored; block-linear layout comes from
   methods.
-- Conditional rendering (COND_*), notifiers, performance counters, video engines (reported absent), display
-  (reported absent), clocks, fans and temperature (registers keep what is written).
+- Notifiers, performance counters, COND_MASTER, SYNC mode of reports, I4 and I8 images of the 2D class; video
+  engines and display (reported absent). A write to the clock tree changes what is read back only.
+- Timeouts of semaphore acquires: a channel waits until the semaphore comes or the driver gives up.
 - Concurrent kernels: one grid runs at a time, on all cores, and the copy engines share its thread.
 - GP_PUT is seen when it is written through BAR1; sub-device masks do nothing.
 - Clock gating, timeouts of the register bus, VGA.

@@ -61,6 +61,10 @@ GRAPH_ERROR = 0x400110
 GRAPH_TRAP_GPC = 0x400118
 GRAPH_FIFO = 0x400500
 TRAPPED_ADDRESS, TRAPPED_DATA = 0x400704, 0x400708
+BOUND_CLASSES = tuple(range(0x404200, 0x404220, 4))
+TRAP_MACRO = 1 << 7
+MACRO_TRAP, MACRO_TRAP_PC, MACRO_TRAP_OPCODE = 0x404490, 0x404494, 0x40449C
+MACRO_TRAP_CLEAR = 0xC0000000
 FECS_CURRENT = 0x409B00
 FECS_INTR, FECS_INTR_ACK = 0x409C18, 0x409C20
 GRAPH_INTR_TRAP = 1 << 21
@@ -236,7 +240,7 @@ class Interrupts:
         gpu = self._gpu
         status = gpu.read(GRAPH_INTR)
         instance = gpu.read(FECS_CURRENT) & INSTANCE
-        shown = [(at, gpu.read(at)) for at in (GRAPH_ERROR, TRAPPED_ADDRESS, TRAPPED_DATA)]
+        shown = [(at, gpu.read(at)) for at in (GRAPH_ERROR, TRAPPED_ADDRESS, TRAPPED_DATA, *BOUND_CLASSES)]
         if status & GRAPH_INTR_TRAP:
             shown += self._traps()
         if status & GRAPH_INTR_FECS:
@@ -269,6 +273,9 @@ class Interrupts:
                 for at in TPC_ACKNOWLEDGE:
                     gpu.write(unit + at, gpu.read(unit + at) if at == TPC_ACKNOWLEDGE[-1] else 0)
             gpu.write(base + GPC_TRAP, which)
+        if traps & TRAP_MACRO:
+            shown += [(at, gpu.read(at)) for at in (MACRO_TRAP, MACRO_TRAP_PC, MACRO_TRAP_OPCODE)]
+            gpu.write(MACRO_TRAP, MACRO_TRAP_CLEAR)
         gpu.write(GRAPH_TRAP_GPC, clusters)
         gpu.write(GRAPH_TRAP, traps)
         return shown

@@ -29,6 +29,7 @@ KERNEL_OPTIONS = (
     "no_timer_check",
     "tsc=reliable",
     "log_buf_len=4M",
+    "drm_kms_helper.fbdev_emulation=0",  # a card without outputs has no display for a text console
 )
 
 
