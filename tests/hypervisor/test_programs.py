@@ -84,7 +84,8 @@ class Program:
 class House:
     """A card of which each VM has 32 MiB."""
 
-    def __init__(self, watchdog_s: float | None = None) -> None:
+    def __init__(self, mode: str, watchdog_s: float | None = None) -> None:
+        self.mode = mode
         self.gpu = Gf100(vram=192 * MIB, watchdog_s=watchdog_s)
         self.aggregator = Aggregator(self.gpu)
         self.machines: list[VirtualMachine] = []
@@ -93,7 +94,7 @@ class House:
     def program(self, name: str) -> Program:
         vm = VirtualMachine(name, 64 * MIB)
         self.machines.append(vm)
-        vm.plug(self.aggregator.create(name, vram=32 * MIB))
+        vm.plug(self.aggregator.create(name, self.mode, vram=32 * MIB))
         self.programs.append(Program(vm))
         return self.programs[-1]
 
@@ -106,9 +107,9 @@ class House:
         self.gpu.close()
 
 
-@pytest.fixture
-def house() -> Iterator[House]:
-    house = House(watchdog_s=3.0)
+@pytest.fixture(params=["fv-naive", "pv-naive", "pv-multicall", "pv-drm"])
+def house(request: pytest.FixtureRequest) -> Iterator[House]:
+    house = House(request.param, watchdog_s=1.5)
     yield house
     house.close()
 

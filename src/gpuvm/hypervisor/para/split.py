@@ -109,7 +109,10 @@ class SplitGpu(CallGpu):
     def write_channel(self, offset: int, value: int) -> None:
         self.counters.denied += 1
 
-    write_playlist = write_kill = write_channel
+    write_playlist = write_kill = write_userd = write_channel
+
+    def _map_poll(self) -> None:
+        """A channel's page of the poll area is shown when the channel is made."""
 
     # Registers of the call device
 
