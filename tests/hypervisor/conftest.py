@@ -14,6 +14,7 @@ from gpuvm.gpu import Gf100
 from gpuvm.gpu.pgraph import Executor
 from gpuvm.hypervisor import Aggregator
 from gpuvm.hypervisor.techniques import TECHNIQUES
+from gpuvm.paravirt.abi import ARGUMENT_LAYOUTS, CALL_BAR, Op, Register
 from gpuvm.pci.device import PciDevice
 from gpuvm.vmm.inprocess import VirtualMachine
 
@@ -27,6 +28,7 @@ DATA = 0x100000
 IDENTITY = 4 * MIB
 """Virtual addresses below are the guest's VRAM addresses; everything above is for the test."""
 
+PARA_MODES = ("pv-naive", "pv-multicall")
 M2MF, COPY, ENGINE_COPY = 0x9039, 0x90B5, 4 << 16
 RELEASE = 0x01000002
 
@@ -196,6 +198,48 @@ class BareGuest:
         self.vm.close()
 
 
+class ParaGuest(BareGuest):
+    """The same guest with a para-virtual GPU: what it writes into page tables, it says in calls."""
+
+    AREA = 0x100000
+
+    def __init__(self, device: PciDevice, name: str = "guest", ram: int = 8 * MIB) -> None:
+        super().__init__(device, name, ram)
+        self.device.write(CALL_BAR, Register.AREA_LOW, 4, self.AREA)
+        self.directory = self.table = 0
+
+    def call(self, op: Op, *arguments: int) -> tuple[int, int]:
+        """Perform a call; returns its result and the 64-bit word behind it."""
+        memory = self.vm.memory
+        memory.write(self.AREA, struct.pack("<II", op, 0) + ARGUMENT_LAYOUTS[op].pack(*arguments))
+        self.device.write(CALL_BAR, Register.CALL, 4, 0)
+        result, _, answer = struct.unpack("<IIQ", memory.read(self.AREA, 16))
+        return result, answer
+
+    def start(self, channel: int = 1, instance: int = INSTANCE) -> BareGuest:
+        (_, self.directory), (_, self.table) = (self.call(Op.MEM_ALLOC, kind) for kind in (0, 2))
+        self.call(Op.MAP_PGT, self.directory, 0, 0, 0, self.table)
+        for page in range(IDENTITY >> 12):
+            self.call(Op.MAP, self.table, page, 0, page << 4 | 1)
+        (_, bar), (_, shown) = (self.call(Op.MEM_ALLOC, kind) for kind in (0, 2))
+        self.call(Op.MAP_PGT, bar, 0, 0, 0, shown)
+        for page in range(16):
+            self.call(Op.MAP, shown, page, 0, (USERD >> 12) + page << 4 | 1)
+        self.call(Op.SET_PGD, 1, 0, bar)
+        for number in range(8):
+            self.call(Op.SET_PGD, 0, number, self.directory)
+        return super().start(channel, instance)
+
+    def entry(self, va: int, low: int, high: int = 0) -> None:
+        """Say an entry; one that is refused leaves nothing there."""
+        self.call(Op.MAP, self.table, va >> 12, 0, 0)
+        self.call(Op.MAP, self.table, va >> 12, 0, low | high << 32)
+
+    def flush(self, trigger: int = 0x80000001) -> None:
+        super().flush(trigger)
+        self.call(Op.VM_FLUSH, self.directory)
+
+
 class Machine:
     """A card, its aggregator, and guests on it."""
 
@@ -208,7 +252,7 @@ class Machine:
 
     def guest(self, name: str, vram: int = 16 * MIB, channels: int = 8, mode: str = "") -> BareGuest:
         device = self.aggregator.create(name, mode or self.mode, vram=vram, channels=channels)
-        guest = BareGuest(device, name)
+        guest = (ParaGuest if (mode or self.mode) in PARA_MODES else BareGuest)(device, name)
         self.guests.append(guest)
         return guest
 
@@ -242,9 +286,9 @@ def machine(make_machine: Callable[..., Machine]) -> Machine:
     return make_machine()
 
 
-@pytest.fixture(params=[technique.mode for technique in TECHNIQUES])
+@pytest.fixture(params=[*(technique.mode for technique in TECHNIQUES), *PARA_MODES])
 def any_machine(request: pytest.FixtureRequest, make_machine: Callable[..., Machine]) -> Machine:
-    """A machine whose guests are under one technique of full virtualization, for each of them."""
+    """A machine whose guests are under one technique, for each of them."""
     machine = make_machine()
     machine.mode = request.param
     return machine

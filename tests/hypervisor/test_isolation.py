@@ -63,6 +63,14 @@ def pair(any_machine: Any) -> Pair:
     return Pair(any_machine)
 
 
+@pytest.fixture
+def full_pair(pair: Pair) -> Pair:
+    """The two where the hypervisor reads instance blocks and page tables from the guest's memory."""
+    if not pair.mallory.device.spaces.all():
+        pytest.skip("a para-virtual guest says in calls what this test writes; see test_para.py")
+    return pair
+
+
 def addresses_of_the_secret(pair: Pair) -> list[tuple[str, int, int]]:
     """Page-table entries that would show the secret if somebody forgot to translate or to check."""
     card, bus = pair.card, pair.bus
@@ -100,7 +108,8 @@ def test_page_tables_cannot_name_a_neighbours_memory(pair: Pair, engine: str) ->
     pair.unharmed()
 
 
-def test_page_directories_and_tables_cannot_lie_in_a_neighbours_memory(pair: Pair) -> None:
+def test_page_directories_and_tables_cannot_lie_in_a_neighbours_memory(full_pair: Pair) -> None:
+    pair = full_pair
     mallory, alice = pair.mallory, pair.alice
     # Alice's own table, which maps her secret, is where Mallory points a directory entry.
     for word in (
@@ -179,7 +188,8 @@ def test_the_windows_of_bar0_end_at_the_partition(pair: Pair) -> None:
     pair.unharmed()
 
 
-def test_the_apertures_show_only_the_guests_memory(pair: Pair) -> None:
+def test_the_apertures_show_only_the_guests_memory(full_pair: Pair) -> None:
+    pair = full_pair
     mallory = pair.mallory
     for bar, register in ((1, 0x1704), (3, 0x1714)):
         mallory.poke(0x78000, struct.pack("<QQ", 0, 0))
@@ -281,8 +291,9 @@ def test_the_hypervisors_own_memory_stays_unread_and_unwritten(pair: Pair) -> No
         mallory.poke(address, b"\xff" * 4096)
     after = gpu.vram.read(base, 4 * MIB)
     changed = [at for at in range(0, 4 * MIB, 4096) if before[at : at + 4096] != after[at : at + 4096]]
-    shadows = mallory.device.spaces.all()[0]
-    mine = {mallory.device.channels[1].shadow, *range(shadows.address, shadows.address + 0x10000, 4096)}
+    mine = {mallory.device.channels[1].shadow}
+    for shadows in mallory.device.spaces.all():
+        mine.update(range(shadows.address, shadows.address + 0x10000, 4096))
     buffers = pair.machine.aggregator.playlist._buffers
     for at in changed:
         assert base + at in mine or base + at in buffers or b"\xff" * 64 not in after[at : at + 4096]
