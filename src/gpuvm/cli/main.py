@@ -241,6 +241,39 @@ def simulate(
     )
 
 
+@app.command()
+def reproduce(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where tables, figures, results and the page go.")
+    ],
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EXPERIMENT…|all]",
+            help="times, phases, accesses, scaling, fairness, boot, written, properties; or their numbers, "
+            "1 to 8. Default: all.",
+        ),
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="paper|small", help="The papers' sizes or quick.")] = "paper",
+    modes: Annotated[str, typer.Option(metavar="M[,M…]", help="Which modes, or all.")] = "all",
+    workloads: Annotated[str, typer.Option(metavar="W[,W…]", help="Which workloads, or all.")] = "all",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Read inputs from here, in Rodinia's formats; default: make them."),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="Run each program this often; times are medians.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Measure again what is there.")] = False,
+) -> None:
+    """Run the GPUvm papers' evaluation again: our figures beside the published ones.
+
+    Each experiment leaves a table (CSV), a figure (SVG) and its results (JSON) in the folder, and index.html
+    has them all. What was measured before is kept: an interrupted run goes on where it stopped.
+    """
+    from gpuvm.cli import reproduce as command
+
+    command.reproduce(experiments or [], out, size, modes, workloads, data, repeat, force)
+
+
 @app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run_program(
     program: Annotated[Path, typer.Argument(metavar="PROGRAM.py", help="A program written for cuda-python.")],

@@ -116,8 +116,12 @@ class FullGpu(TrappedGpu):
 
     @property
     def shadow_bytes_peak(self) -> int:
-        """The most that they took so far."""
+        """The most that they took so far, or since `forget_peak`."""
         return self._grant.pool.peak
+
+    def forget_peak(self) -> None:
+        """Begin `shadow_bytes_peak` anew."""
+        self._grant.pool.peak = self._grant.pool.used
 
     def reset(self) -> None:
         """Function-level reset: channels stop, shadows go, registers are as after power-on. Memory keeps its

@@ -23,6 +23,7 @@ VRAM = 768 * MIB
 """Bytes of video memory of a machine: 256 MiB copies and room to spare. Only what is touched costs."""
 SHADOW_VRAM = 16 * MIB
 """Bytes of video memory that the hypervisor keeps for each machine's shadows, and twice that for its own."""
+CHANNELS = 8
 MEMORY = 1024 * MIB
 """Bytes of RAM of a machine. Only what is touched costs."""
 
@@ -96,6 +97,8 @@ class System:
         A name in `schedulers.NAMES`.
     vram, memory : int
         Bytes of video memory and of RAM that each machine has.
+    channels : int
+        Channels that each machine has where it shares the GPU; a context takes one.
     watchdog_s : float, optional
         Seconds after which the GPU stops a kernel; None for never.
     executor : Executor, optional
@@ -119,6 +122,7 @@ class System:
         scheduler: str = "fifo",
         vram: int = VRAM,
         memory: int = MEMORY,
+        channels: int = CHANNELS,
         watchdog_s: float | None = None,
         executor: Executor | None = None,
     ) -> None:
@@ -135,6 +139,7 @@ class System:
             if MODES[mode].hypervisor:
                 self.aggregator = Aggregator(self.gpu, scheduler, reserve=reserve)
                 stack.callback(self.aggregator.close)
+            self._channels = channels
             for number in range(machines):
                 guest = self._add(stack, f"vm{number}", vram, memory)
                 stack.callback(guest.shut_down)
@@ -158,7 +163,7 @@ class System:
         if not MODES[self.mode].shared:
             meter = Meter(self.aggregator.create(name, mode=self.mode))
             return meter, lambda: meter.counters() | work_events(work, everything)
-        virtual = self.aggregator.create(name, mode=self.mode, vram=vram)
+        virtual = self.aggregator.create(name, mode=self.mode, vram=vram, channels=self._channels)
         assert isinstance(virtual, FullGpu)
         own = [channel.physical for channel in virtual.channels]
         return virtual, lambda: virtual.counters.as_dict() | work_events(work, own)
