@@ -35,6 +35,30 @@ def test_a_channel_waits_for_the_cpu(rig, push):
     channel.wait_fence(1, 0x10)
 
 
+def test_a_wait_that_its_instance_block_limits_is_told_and_goes_on(rig, push):
+    """SEMAPHORE_CONFIG: 1024 ns times TIMEOUT, shifted; the acquire is tried again once it was acknowledged."""
+    channel = rig.channel(3)
+    made = rig.gpu.pfifo.channels[3]
+    rig.poke(made.instance + 0x30, 1 << 31 | 100 << 15 | 4 << 11 | 2)
+    rig.wr(0x3000 + 8 * 3, 0)
+    rig.wr(0x3000 + 8 * 3, 0xC0000000 | made.instance >> 12)
+    assert rig.gpu.pfifo.channels[3].acquire_limit_s == pytest.approx(100 * 16 * 1.024e-6)
+    channel.submit(push().acquire(channel.fence_va, 9, 1).release(channel.fence_va + 0x10, 1))
+    for _ in range(2):
+        rig.until(lambda: rig.rd(0x40108) & 1 << 26, "SEM_TIMEOUT")
+        assert rig.rd(0x400C0) & 0xFFC == 0x1C
+        assert rig.rd(0x400C4) == 9
+        assert rig.rd(0x40120) & 0x7F == 3
+        rig.wr(0x40108, 1 << 26)
+    rig.memory.write(channel.fence, (9).to_bytes(4, "little"))
+
+    def acknowledged() -> bool:
+        rig.wr(0x40108, 1 << 26)
+        return channel.fence_value(0x10) == 1
+
+    rig.until(acknowledged, "the release")
+
+
 def test_a_channel_that_waits_for_ever_keeps_no_one(rig, push):
     stuck, free = rig.channel(1), rig.channel(2)
     stuck.submit(push().acquire(stuck.fence_va, 9, 1))

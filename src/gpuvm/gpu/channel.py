@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 SUBCHANNELS = 8
 
-RAMFC_IB_PUT, RAMFC_USERD, RAMFC_IB_GET, RAMFC_REF, RAMFC_IB = 0x00, 0x08, 0x14, 0x28, 0x48
+RAMFC_IB_PUT, RAMFC_USERD, RAMFC_IB_GET, RAMFC_REF, RAMFC_SEMAPHORE, RAMFC_IB = (
+    0x00,
+    0x08,
+    0x14,
+    0x28,
+    0x30,
+    0x48,
+)
 """Where the instance block keeps the host's state: the layout of PSUBFIFO's registers (rnndb
 fifo/gf100_pfifo.xml).
 """
@@ -68,6 +75,13 @@ class Channel:
         self.get = read(target, instance + RAMFC_IB_GET) % self.ib_entries
         self.dma_get = 0
         self.reference = read(target, instance + RAMFC_REF)
+        semaphore = read(target, instance + RAMFC_SEMAPHORE)
+        self.acquire_limit_s = (
+            ((semaphore >> 15 & 0xFFFF) << (semaphore >> 11 & 0xF)) * 1.024e-6 if semaphore >> 31 else None
+        )
+        """Longest wait for a semaphore; None: for ever."""
+        self.waits_since = 0.0
+        """When the wait began that is in progress, of `time.monotonic`; 0 if none is."""
         self.macros = MacroMemory()
         self.objects: list[ClassObject | None] = [None] * SUBCHANNELS
 

@@ -34,7 +34,7 @@ UNIT_PGRAPH, UNIT_PSUBFIFO0, UNIT_PCOPY0 = 0x00, 0x07, 0x15
 """Fault units (rnndb GF100_VM_ENGINE) and clients."""
 
 INTR_IB_PUT_OVERFLOW, INTR_IB_ENTRY_INVALID, INTR_ILLEGAL_CMD = 1 << 14, 1 << 15, 1 << 18
-INTR_ILLEGAL_MTHD, INTR_SW_MTHD, INTR_ILLEGAL_SEM = 1 << 21, 1 << 23, 1 << 25
+INTR_ILLEGAL_MTHD, INTR_SW_MTHD, INTR_ILLEGAL_SEM, INTR_SEM_TIMEOUT = 1 << 21, 1 << 23, 1 << 25, 1 << 26
 """PSUBFIFO.INTR."""
 
 
@@ -69,9 +69,11 @@ class Pusher:
         try:
             if channel.words is None and not self._fetch(channel):
                 return Turn.IDLE
-            return self._decode(channel)
+            turn = self._decode(channel)
+            channel.waits_since = 0.0
+            return turn
         except Park:
-            return Turn.PARKED
+            return self._wait(channel)
         except MmuFault as fault:
             channel.stop = Stop.MMU_FAULT
             self._gpu.pfifo.channel_fault(channel, UNIT_PSUBFIFO0, fault, HUB_CLIENT_PFIFO, None)
@@ -86,6 +88,20 @@ class Pusher:
             channel.stop = Stop.TIMEOUT
             self._gpu.pfifo.engine_timeout(channel)
             return Turn.STOPPED
+
+    def _wait(self, channel: Channel) -> Turn:
+        """The channel waits for a semaphore, but not longer than its instance block allows."""
+        now = monotonic()
+        limit = channel.acquire_limit_s
+        if not channel.waits_since:
+            channel.waits_since = now
+        if limit is None or now - channel.waits_since < limit:
+            return Turn.PARKED
+        channel.waits_since = 0.0
+        self._gpu.psubfifo.interrupt(
+            channel, INTR_SEM_TIMEOUT, channel.method, channel.subchannel, channel.semaphore_sequence
+        )
+        return Turn.WAITING
 
     def _fetch(self, channel: Channel) -> bool:
         """Take the next GPFIFO entry; False if there is none."""

@@ -103,7 +103,6 @@ An owner hears `on_idle(channel)` when GP_GET has reached GP_PUT and the work is
   methods.
 - Notifiers, performance counters, COND_MASTER, SYNC mode of reports, I4 and I8 images of the 2D class; video
   engines and display (reported absent). A write to the clock tree changes what is read back only.
-- Timeouts of semaphore acquires: a channel waits until the semaphore comes or the driver gives up.
 - Concurrent kernels: one grid runs at a time, on all cores, and the copy engines share its thread.
 - GP_PUT is seen when it is written through BAR1; sub-device masks do nothing.
 - Clock gating, timeouts of the register bus, VGA.
