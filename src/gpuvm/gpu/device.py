@@ -355,6 +355,12 @@ class Gf100:
         """
         self.runner.switch_listeners.append(listener)
 
+    def on_turn(self, listener: Callable[[int, int, int], None]) -> None:
+        """Call `listener(channel, began, ended)` on the engine thread for each stretch for which a channel had
+        the engines, in nanoseconds of `time.monotonic_ns`.
+        """
+        self.runner.turn_listeners.append(listener)
+
     def give(self, channel: int, until: int) -> None:
         """Let a channel run until a time of `time.monotonic_ns` (0: for as long as it has work), from then on
         it rests, switched out, until it is given time again. May be called while it runs, to move the end.

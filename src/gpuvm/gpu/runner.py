@@ -32,6 +32,7 @@ class Runner:
         self._last = -1
         self.current: Channel | None = None
         self.idle_listeners: list[Callable[[int], None]] = []
+        self.turn_listeners: list[Callable[[int, int, int], None]] = []
         self.switch_listeners: list[Callable[[int, bool], None]] = []
 
     @property
@@ -147,10 +148,12 @@ class Runner:
                     return
                 self.current = channel
                 self._last = channel.number
-            began = time.perf_counter_ns()
+            began = time.monotonic_ns()
             turn = self._pusher.turn(channel)
-            work = self._gpu.counters.channels[channel.number]
-            work.engine_ns += time.perf_counter_ns() - began
+            ended = time.monotonic_ns()
+            self._gpu.counters.channels[channel.number].engine_ns += ended - began
+            for listener in self.turn_listeners:
+                listener(channel.number, began, ended)
             self._after(channel, turn)
 
     def _next(self) -> Channel | None:

@@ -94,17 +94,10 @@ class Dispatcher:
         The policy.
     engines : Engines
         The physical GPU.
-
-    Attributes
-    ----------
-    observer : callable or None
-        `observer(vm, began, ended)` hears of each stretch for which a VM's command had the GPU, in
-        nanoseconds of `time.monotonic_ns`; for experiments.
     """
 
     def __init__(self, scheduler: Scheduler[Doorbell], engines: Engines) -> None:
         self.scheduler = scheduler
-        self.observer: Callable[[int, int, int], None] | None = None
         self._engines = engines
         self._lock = threading.RLock()
         self._timer = threading.Condition(self._lock)
@@ -115,7 +108,6 @@ class Dispatcher:
         self._last: dict[int, int] = {}
         """Channel -> value that was rung last."""
         self._active: Command[Doorbell] | None = None
-        self._began = 0
         self._base = 0
         """Engine time of the active channel when its command began."""
         self._until = 0
@@ -271,12 +263,12 @@ class Dispatcher:
                 return
             now = time.monotonic_ns()
             if not waits:
-                elapsed = self._stop(now)
+                elapsed = self._stop()
                 self._pending.setdefault(channel, deque()).appendleft(active)
                 self.scheduler.preempt(now, active, elapsed)
             elif self.scheduler.preemptive:
                 self._engines.rest(channel)
-                self.scheduler.complete(now, active, self._stop(now))
+                self.scheduler.complete(now, active, self._stop())
                 doorbell = active.payload
                 doorbell.retry = min(max(2 * doorbell.retry, RETRY_MIN_NS), RETRY_MAX_NS)
                 self._waiting.append((now + doorbell.retry, active))
@@ -322,15 +314,13 @@ class Dispatcher:
             if not queue:
                 del self._pending[channel]
 
-    def _stop(self, now: int) -> int:
+    def _stop(self) -> int:
         """The active command left the engines; returns the engine time that it took since it was picked."""
         active, self._active = self._active, None
         assert active is not None
         doorbell = active.payload
         elapsed = max(self._engines.engine_ns(doorbell.channel) - self._base, 0)
         doorbell.counters.gpu_ns += elapsed
-        if self.observer is not None:
-            self.observer(active.vm, now - elapsed, now)
         return elapsed
 
     def _finish(self) -> None:
@@ -338,7 +328,7 @@ class Dispatcher:
         active = self._active
         assert active is not None
         now = time.monotonic_ns()
-        self.scheduler.complete(now, active, self._stop(now))
+        self.scheduler.complete(now, active, self._stop())
         doorbell = active.payload
         doorbell.counters.commands_completed += 1
         if doorbell.done is not None:
@@ -390,7 +380,6 @@ class Dispatcher:
         doorbell = command.payload
         channel = doorbell.channel
         self._active = command
-        self._began = now
         self._look, self._idle_looks = now + POLL_NS, 0
         self._base = self._engines.engine_ns(channel)
         self._until = 0
