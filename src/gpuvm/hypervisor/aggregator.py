@@ -420,6 +420,21 @@ class Aggregator:
         owner.awaits_nonstall = True
         self.gpu.device.write(1, (channel << 12) + USERD_GP_PUT, 4, value)
 
+    def give(self, channel: int, until: int) -> None:
+        """Give a channel a time slice."""
+        owner = self._owner(channel)
+        if owner is not None:
+            owner.awaits_nonstall = True
+        self.gpu.device.give(channel, until)
+
+    def may_run(self, vgpu: FullGpu) -> bool:
+        """Whether work of a virtual GPU that is in flight may be on the engines now, and not switched out."""
+        dispatcher = self.dispatcher
+        if not dispatcher.scheduler.preemptive:
+            return True
+        active = dispatcher.active_channel
+        return active is not None and self._owner(active) is vgpu
+
     def fetched(self, channel: int) -> int:
         """GP_GET of a physical channel."""
         return self.gpu.device.read(1, (channel << 12) + USERD_GP_GET, 4)
@@ -449,7 +464,7 @@ class _Engines:
         self._work = aggregator.gpu.device.counters.channels
         self._aggregator = aggregator
         self.ring = aggregator.ring
-        self.give = self._device.give
+        self.give = aggregator.give
         self.rest = self._device.rest
 
     def consumed(self, channel: int, value: int) -> bool:

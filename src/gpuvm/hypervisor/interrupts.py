@@ -169,7 +169,7 @@ class Interrupts:
             gpu.write(NONSTALL + 4 * unit, value)
             for vgpu in self._aggregator.full():
                 if vgpu.awaits_nonstall:
-                    vgpu.awaits_nonstall = bool(vgpu.in_flight)
+                    vgpu.awaits_nonstall = bool(vgpu.in_flight) and self._aggregator.may_run(vgpu)
                     with vgpu.lock:
                         vgpu.nonstall(unit, value)
 

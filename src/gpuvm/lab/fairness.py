@@ -140,7 +140,7 @@ class Program:
 
     workload: str
     size: str
-    parameters: dict[str, int]
+    parameters: dict[str, Any]
     launch: int
     """Which of its launches, from 1."""
 

@@ -57,7 +57,7 @@ class FairShare(Share):
         self.held = 1.0
         """Time that it holds the GPU for each unit of engine time, smoothed."""
         self.thinking = 0
-        """Time from a command's end to the next one where none was queued, smoothed."""
+        """Time from a command's end to the next one where none was queued and the GPU waited, smoothed."""
         self.length = 0
         """Engine time of its commands, smoothed."""
         self.left_at = -1
@@ -93,7 +93,7 @@ class FairScheduler(Scheduler[Payload]):
         self,
         slice: int = 12_500 * US,
         window: int = 500 * MS,
-        patience: int = 1 * MS,
+        patience: int = 2 * MS,
         quantum: int = 1 * MS,
     ) -> None:
         super().__init__()
@@ -147,9 +147,10 @@ class FairScheduler(Scheduler[Payload]):
 
     def _came(self, now: int, share: FairShare) -> None:
         if share.left_at >= 0:
-            # Longer than it would ever be waited for is all the same: one pause must not hide a habit.
-            thought = min(now - share.left_at, 4 * self.patience)
-            share.thinking += (thought - share.thinking) // 4
+            # How long it thinks while others run says little: they keep its machine busy, too.
+            thought = now - share.left_at
+            if share is self._turn or thought <= self.patience:
+                share.thinking += (thought - share.thinking) // 4
             share.left_at = -1
 
     def _ready(self, now: int, share: FairShare) -> None:
@@ -221,6 +222,8 @@ class FairScheduler(Scheduler[Payload]):
                     return turn
             elif turn.left_at >= 0 and now < self._until and self._lasts(now, turn):
                 return None
+            elif turn.left_at >= 0 and self._until > turn.left_at and now >= self._until:
+                turn.thinking += (4 * self.patience - turn.thinking) // 4
             self._end_turn(now, turn)
         if not self._wants:
             return None
@@ -273,6 +276,8 @@ class FairScheduler(Scheduler[Payload]):
         # What is left over is carried only from one round to the next, and not from a pause.
         carried = share.budget if share.budget < 0 or share.round == self.round - 1 else 0
         carried = max(min(carried, unit // 2), -DEBT_ROUNDS * unit)
+        # One for which it was no use to wait is tried again after a while.
+        share.thinking -= share.thinking // 16
         share.round = self.round
         share.budget = carried + unit
         return share.budget
