@@ -53,7 +53,7 @@ head:
     STL [0x0], R8;
     MOV R9, c[0x0][0x24];
     MOV R10, 0x1;
-    RED.E.ADD [R9], R10;
+    RED.ADD [R9], R10;
     BAR.SYNC 0x0, RZ;
     IADD R2, R2, -0x1;
     ISETP.GT.AND P0, PT, R2, RZ, PT;
@@ -154,7 +154,7 @@ def test_barriers_shared_local_and_atomics_survive(rig: Rig, translator: str) ->
 
 
 def test_others_run_while_one_is_parked_and_each_keeps_its_own(rig: Rig) -> None:
-    turns = 1_500_000
+    turns = 15_000_000
     base = rig.put(0, bytes(4 * 64))
     stop = StopFlag(parkable=True)
     first = park(rig, stop, LOOP, parameters=struct.pack("<II", turns, base))
@@ -194,7 +194,7 @@ def test_a_request_from_outside_parks_at_once(rig: Rig) -> None:
 
 
 def test_a_fault_on_a_crew_ends_the_launch(rig: Rig) -> None:
-    code = "MOV R2, 0x7000; MOV R3, 0x0; LD.E R4, [R2]; ST.E [R2], R4; EXIT;"
+    code = "MOV R2, 0x7000; MOV R3, 0x0; ST.E [R2], R3; EXIT;"
     outcome = rig.launch(code, grid=64, stop=StopFlag(parkable=True))
     assert outcome.parked is None
     assert outcome.error is not None

@@ -367,6 +367,10 @@ class Gf100:
         """
         self.runner.give(channel, until)
 
+    def pending(self, channel: int) -> bool:
+        """Whether a channel may run and has something to look at: it will, when the engines come to it."""
+        return self.runner.pending(channel)
+
     def rest(self, channel: int) -> None:
         """Switch a channel out, and keep it off the engines until it is given time."""
         self.runner.rest(channel)

@@ -90,6 +90,11 @@ class Runner:
             with self._changed:
                 self._changed.notify_all()
 
+    def pending(self, number: int) -> bool:
+        """Whether a channel may run and may have something to do."""
+        channel = self._gpu.pfifo.channels[number]
+        return channel is not None and channel.ready and channel.runnable and not channel.retry_at
+
     def rest(self, number: int) -> None:
         """Take the time slice away that a channel has."""
         channel = self._gpu.pfifo.channels[number]

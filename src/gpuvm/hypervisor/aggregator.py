@@ -468,10 +468,10 @@ class _Engines:
         self.rest = self._device.rest
 
     def consumed(self, channel: int, value: int) -> bool:
-        return self._aggregator.fetched(channel) == value and not self.busy()
+        return self._aggregator.fetched(channel) == value and self._gpu.read(PGRAPH_STATUS) == 0
 
-    def busy(self) -> bool:
-        return self._gpu.read(PGRAPH_STATUS) != 0
+    def busy(self, channel: int) -> bool:
+        return self._gpu.read(PGRAPH_STATUS) != 0 or self._device.pending(channel)
 
     def engine_ns(self, channel: int) -> int:
         return self._work[channel].engine_ns

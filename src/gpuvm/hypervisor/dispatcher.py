@@ -72,8 +72,8 @@ class Engines(Protocol):
         """Whether the GPU is idle and has fetched all up to GP_PUT `value`: a doorbell that brings nothing new
         is over at once, and no event will come for it."""
 
-    def busy(self) -> bool:
-        """Whether the GPU works."""
+    def busy(self, channel: int) -> bool:
+        """Whether the GPU works, or is about to work on this channel."""
 
     def give(self, channel: int, until: int) -> None:
         """Let a channel run until a time of `time.monotonic_ns`; 0 for as long as it has work."""
@@ -260,6 +260,9 @@ class Dispatcher:
         with self._lock:
             active = self._active
             if active is None or active.payload.channel != channel:
+                if not waits and not self._holds(channel):
+                    # Nobody would give it time again.
+                    self._engines.give(channel, 0)
                 return
             now = time.monotonic_ns()
             if not waits:
@@ -281,11 +284,7 @@ class Dispatcher:
     def holds(self, channel: int) -> bool:
         """Whether a command of a physical channel waits or runs."""
         with self._lock:
-            return (
-                bool(self._pending.get(channel))
-                or self._is_active(channel)
-                or any(each[1].payload.channel == channel for each in self._waiting)
-            )
+            return self._holds(channel)
 
     @property
     def active_channel(self) -> int | None:
@@ -305,6 +304,13 @@ class Dispatcher:
 
     def _is_active(self, channel: int) -> bool:
         return self._active is not None and self._active.payload.channel == channel
+
+    def _holds(self, channel: int) -> bool:
+        return (
+            bool(self._pending.get(channel))
+            or self._is_active(channel)
+            or any(each[1].payload.channel == channel for each in self._waiting)
+        )
 
     def _forget(self, command: Command[Any]) -> None:
         channel = command.payload.channel
@@ -470,6 +476,6 @@ class Dispatcher:
         if active is None or now < self._look:
             return
         self._look = now + POLL_NS
-        self._idle_looks = 0 if self._engines.busy() else self._idle_looks + 1
+        self._idle_looks = 0 if self._engines.busy(active.payload.channel) else self._idle_looks + 1
         if self._idle_looks >= IDLE_POLLS:
             self._finish()

@@ -92,6 +92,9 @@ class Gpu(PciDevice, Protocol):
         """Let a channel run until a time of `time.monotonic_ns` (0: no end), and keep it off the engines
         after that."""
 
+    def pending(self, channel: int) -> bool:
+        """Whether a channel may run and has something to look at."""
+
     def rest(self, channel: int) -> None:
         """Take a channel off the engines until it is given time."""
 
