@@ -33,7 +33,13 @@ LINKS = {
 }
 
 PROGRAMS = "usr/lib/gpuvm/guestprogs"
-COMMANDS = {"gpuvm-agent": "agent"}
+COMMANDS = {
+    "gpuvm-agent": "agent",
+    "gpuvm-info": "info",
+    "gpuvm-stress": "stress",
+    "gpuvm-fault": "trouble",
+    "gpuvm-endless": "trouble",
+}
 """Commands on the guest's PATH, and the program that each is."""
 
 _LEFT_OUT = re.compile(
@@ -70,4 +76,5 @@ def place(package: str, path: str) -> str | None:
 
 def launcher(module: str) -> str:
     """The shell script that starts a program of the guest."""
-    return f'#!/bin/sh\nPYTHONPATH=/usr/lib/gpuvm exec /usr/bin/python3 -S -m guestprogs.{module} "$@"\n'
+    settings = "GPUVM_PROGRAM=${0##*/} PYTHONPATH=/usr/lib/gpuvm"
+    return f'#!/bin/sh\n{settings} exec /usr/bin/python3 -S -m guestprogs.{module} "$@"\n'
