@@ -68,7 +68,7 @@ class Plan:
     cpus: int = 1
     gpu_memory: int = 0
     profile: str = "quadro-6000"
-    watchdog: float = 0.0
+    watchdog: float = 10.0
     kernel_options: tuple[str, ...] = ()
     driver: str = "nouveau"
     driver_options: str = ""

@@ -121,9 +121,10 @@ class Stress:
         while time.monotonic() < end and not self.tally.corrupt:
             (work,) = self.random.choices(works, weights)
             work()
-            if time.monotonic() - told > 10:
-                told = time.monotonic()
-                tell(f"{end - told:.0f} s left, {summary(self.tally)}")
+            now = time.monotonic()
+            if told + 10 < now < end:
+                told = now
+                tell(f"{end - now:.0f} s left, {summary(self.tally)}")
         for slot in self.slots:
             self.check(slot)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import errno
 import os
 import sys
 import time
@@ -80,12 +81,16 @@ def fault(options: argparse.Namespace) -> int:
         channel = device.channel()
         channel.object(M2MF)
         probe: Buffer = device.buffer(PAGE, DOMAIN_VRAM | MAPPABLE)
-        if options.kind == "kernel":
-            kernel(device, channel, "mix", NOWHERE)
-        elif options.kind == "read":
-            channel.submit(bind(M2MF) + copy(M2MF, NOWHERE, probe.address, PAGE), writes=[probe])
-        else:
-            channel.submit(bind(M2MF) + copy(M2MF, probe.address, NOWHERE, PAGE), reads=[probe])
+        try:
+            if options.kind == "kernel":
+                kernel(device, channel, "mix", NOWHERE)
+            elif options.kind == "read":
+                channel.submit(bind(M2MF) + copy(M2MF, NOWHERE, probe.address, PAGE), writes=[probe])
+            else:
+                channel.submit(bind(M2MF) + copy(M2MF, probe.address, NOWHERE, PAGE), reads=[probe])
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # the channel may be gone before the kernel has fenced the work
+                raise
         said: list[str] = []
         end = time.monotonic() + SETTLE_S
         while time.monotonic() < end and not any("killed" in line for line in said):

@@ -124,7 +124,7 @@ def build(archive: Archive | None = None, progress: Progress = lambda _: None) -
 
 
 def _folder(pins: Lock) -> Path:
-    content = hashlib.sha256(f"{_VERSION} {recipe.MODULES}".encode())
+    content = hashlib.sha256(f"{_VERSION} ".encode() + (_files("image") / "recipe.py").read_bytes())
     for package in pins.packages:
         content.update(package.sha256.encode())
     for name, data in sorted(_programs()):
@@ -162,6 +162,8 @@ def _fill(folder: Path, archive: Archive, pins: Lock, progress: Progress) -> Non
     for command, module in recipe.COMMANDS.items():
         root.file(f"usr/bin/{command}", recipe.launcher(module).encode(), 0o755)
     compiled(root)
+    for path, text in recipe.SETTINGS.items():
+        root.file(path, text.encode())
     for path in recipe.FOLDERS:
         root.folder(path)
     for link, target in recipe.LINKS.items():

@@ -32,6 +32,15 @@ LINKS = {
     "usr/bin/python3": PYTHON.rpartition("/")[2],
 }
 
+SETTINGS = {
+    # The card has no outputs: a framebuffer console on it would only be warned of.
+    "etc/modprobe.d/headless.conf": "options drm_kms_helper fbdev_emulation=0\n",
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "etc/group": "root:x:0:\n",
+    "etc/profile": "PS1='guest:\\w# '\n",
+}
+"""Small files of the guest's own."""
+
 PROGRAMS = "usr/lib/gpuvm/guestprogs"
 COMMANDS = {
     "gpuvm-agent": "agent",

@@ -53,7 +53,7 @@ def choose(qemu: Qemu, image: Image, wanted: str = "auto") -> Qemu:
 def _remembered(qemu: Qemu, image: Image) -> str:
     """What a guest's boot under KVM failed with, "" if it came up; tried once and kept."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    content = f"{boot} {qemu.version} {qemu.where} {image.folder.name}"
+    content = f"{boot} {qemu.version} {qemu.where} {image.manifest['kernel_sha256']}"
     path = directories.cache("vm", f"kvm-{hashlib.sha256(content.encode()).hexdigest()[:16]}.json")
     with contextlib.suppress(OSError, ValueError, KeyError):
         return str(json.loads(path.read_text())["failure"])
