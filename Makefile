@@ -10,7 +10,7 @@ GPUVM := $(BIN)/gpuvm
 JOBS ?= auto
 ARGS ?=
 
-.PHONY: help demo test lint format types rooms check bench paper long ci doctor env clean
+.PHONY: help demo test lint format types rooms check bench paper long guests ci doctor env clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench: $(VENV)/.run ## all workloads, all modes, at paper size: bench.json
 
 long: $(VENV)/.dev ## the long sweeps that `make test` leaves out
 	@$(BIN)/pytest -n $(JOBS) -m long --timeout 3600 $(ARGS)
+
+guests: $(VENV)/.dev ## tests that boot stock Linux guests under QEMU; prepares both in the cache
+	@$(BIN)/pytest -m guests tests/guests $(ARGS)
 
 doctor: $(VENV)/.run ## what this machine has and lacks
 	@$(GPUVM) doctor $(ARGS)

@@ -172,9 +172,16 @@ class Fleet:
 
     def each(self, work: Callable[[Machine], object]) -> Sequence[object]:
         """Do something with all machines at once; what it gives, in their order. The first failure is raised
-        when all have ended."""
-        with ThreadPoolExecutor(len(self.machines), thread_name_prefix="guest") as pool:
-            return [future.result() for future in [pool.submit(work, machine) for machine in self.machines]]
+        when all have ended, an interrupt at once."""
+        pool = ThreadPoolExecutor(len(self.machines), thread_name_prefix="guest")
+        try:
+            futures = [pool.submit(work, machine) for machine in self.machines]
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            self._close_machines()  # which ends what waits for them
+            raise
+        finally:
+            pool.shutdown()
 
     def close(self) -> None:
         """End guests, virtual GPUs and GPU."""

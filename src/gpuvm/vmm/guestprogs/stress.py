@@ -97,7 +97,7 @@ class Stress:
 
     def _engines(self) -> dict[int, tuple[int, ...]]:
         """The copy classes that each channel has, by its place in the list."""
-        found = {}
+        found: dict[int, tuple[int, ...]] = {}
         for number, channel in enumerate(self.channels):
             try:
                 channel.object(COPY)
@@ -116,8 +116,10 @@ class Stress:
             self.refill(slot)
         works = (self.duplicate, self.chain, self.handshake, self.inspect, self.mix, self.renew, self.peek)
         weights = (8, 3, 2, 6, 2, 1, 1)
-        end = time.monotonic() + seconds
         told = time.monotonic()
+        end = told + seconds
+        for work in works:  # each once, however little time there is
+            work()
         while time.monotonic() < end and not self.tally.corrupt:
             (work,) = self.random.choices(works, weights)
             work()

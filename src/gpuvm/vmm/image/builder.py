@@ -12,8 +12,10 @@ import fcntl
 import hashlib
 import importlib.resources
 import json
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -28,6 +30,9 @@ from gpuvm.vmm.image.cpio import Cpio
 from gpuvm.vmm.image.modules import closure, dependency_file
 
 _VERSION = 1
+KEPT_S = 30 * 86400
+"""Seconds that an image is kept after its last use."""
+
 KERNEL, INITRD, MANIFEST = "vmlinuz", "initrd.cpio", "manifest.json"
 
 Progress = Callable[[str], None]
@@ -120,7 +125,17 @@ def build(archive: Archive | None = None, progress: Progress = lambda _: None) -
                 with contextlib.suppress(OSError):
                     shutil.rmtree(partial)
                 raise
+            _forget(folder.parent)
+    os.utime(folder)
     return Image(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Remove images, and what builds left, that were last used long ago."""
+    for old in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                old.unlink() if old.is_file() else shutil.rmtree(old)
 
 
 def _folder(pins: Lock) -> Path:
