@@ -154,6 +154,25 @@ def test_a_kernel_that_faults_is_its_own_programs_error(house: House) -> None:
     assert bad.is_right(9)
 
 
+def test_more_contexts_than_channels_are_refused_and_the_rest_works(house: House) -> None:
+    program = house.program("greedy")
+    for _ in range(2):
+        more = []
+        while True:
+            answer = program.cu.cuCtxCreate(0, 0)
+            if answer[0].name != "CUDA_SUCCESS":
+                break
+            more.append(answer[1])
+            assert len(more) < 128
+        assert answer[0].name == "CUDA_ERROR_OUT_OF_MEMORY"
+        assert more
+        for context in more:
+            program.ok(program.cu.cuCtxDestroy(context))
+        program.ok(program.cu.cuCtxSetCurrent(program.context))
+        assert program.is_right(4)
+    assert house.program("good").is_right(5)
+
+
 def test_a_kernel_that_never_ends_is_its_own_programs_error(house: House) -> None:
     good, endless = house.program("good"), house.program("endless")
     pointer = endless.ok(endless.cu.cuMemAlloc(4096))

@@ -70,8 +70,12 @@ class GpuContext:
                 # One big page holds c[0x0] and c[0x1] (8 KiB) and the graphics context behind them.
                 self._fixed = self.allocate(0x2000 + graph.context_size)
                 self.channel = Channel(self, number)
-                self.channel.block.set_context(self._fixed, 0x2000)
-                driver.add_channel(self.channel)
+                try:
+                    self.channel.block.set_context(self._fixed, 0x2000)
+                    driver.add_channel(self.channel)
+                except Exception:
+                    self.channel.close()
+                    raise
                 driver.contexts.append(self)
             except Exception:
                 for held in list(self._buffers.values()):

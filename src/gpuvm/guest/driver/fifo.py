@@ -56,6 +56,7 @@ class Fifo:
         self.golden = b""
         self._running: set[int] = set()
         self._numbers = set(range(1, CHANNELS))
+        self._share = CHANNELS
         self._playlists = [memory.allocate(PLAYLIST_SIZE), memory.allocate(PLAYLIST_SIZE)]
         self._userd_size = -(-CHANNELS * USERD_SIZE // BIG_PAGE) * BIG_PAGE
         self._userd = memory.vram.allocate(self._userd_size, BIG_PAGE)
@@ -79,7 +80,7 @@ class Fifo:
 
     @property
     def channels_in_use(self) -> int:
-        return CHANNELS - 1 - len(self._numbers)
+        return self._share - 1 - len(self._numbers)
 
     def take_number(self) -> int:
         """Return a free channel number.
@@ -89,7 +90,7 @@ class Fifo:
         OutOfMemory
         """
         if not self._numbers:
-            raise OutOfMemory(f"PFIFO has {CHANNELS} channels and all are in use: destroy a context first")
+            raise OutOfMemory(f"{self._share - 1} channels are all in use: destroy a context first")
         number = min(self._numbers)
         self._numbers.remove(number)
         return number
@@ -125,10 +126,20 @@ class Fifo:
         self._memory.pramin(address, self.golden)
 
     def start(self, number: int, block: Instance, directory: int) -> None:
-        """Put a channel on the playlist."""
-        self._tables.bind(number, directory)
+        """Put a channel on the playlist.
+
+        Raises
+        ------
+        OutOfMemory
+            If the GPU has fewer channels: a virtual GPU's register for one that it has not keeps nothing.
+        """
+        there = self._tables.bind(number, directory)
         self._memory.flush()
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0xC0000000 | block.address >> 12)
+        if not (there and self._function.read(Reg.PFIFO_CHANNEL + 8 * number)):
+            self._share = number
+            self._numbers = {each for each in self._numbers if each < number}
+            raise OutOfMemory(f"this GPU has {number - 1} channels for programs and all are in use")
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number + 4, 0x001F0001)
         self._running.add(number)
         self._update_playlist()
@@ -160,7 +171,8 @@ class Fifo:
         """Forget a stopped channel's instance block and free its number."""
         self._function.write(Reg.PFIFO_CHANNEL + 8 * number, 0)
         self._tables.bind(number, 0)
-        self._numbers.add(number)
+        if number < self._share:
+            self._numbers.add(number)
 
     def close(self) -> None:
         self._tables.show(0, 0)

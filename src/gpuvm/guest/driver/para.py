@@ -174,8 +174,12 @@ class HypercallTables:
     def free(self, handle: int) -> None:
         self.calls.call(Op.MEM_FREE, handle)
 
-    def bind(self, channel: int, directory: int) -> None:
-        self.calls.call(Op.SET_PGD, Target.CHANNEL, channel, directory)
+    def bind(self, channel: int, directory: int) -> bool:
+        arguments = (Target.CHANNEL, channel, directory)
+        result, _ = self.calls.perform(Op.SET_PGD, *arguments)
+        if result not in (Result.OK, Result.BAD_ARGUMENT):
+            raise refusal(f"{Op.SET_PGD.name}{arguments}", result)
+        return result == Result.OK
 
     def show(self, directory: int, size: int) -> None:
         self.calls.call(Op.SET_PGD, Target.BAR1, 0, directory)

@@ -50,8 +50,10 @@ class Tables(Protocol):
     def free(self, handle: int) -> None:
         """Give back a table that no directory names any more, or a directory that nothing uses."""
 
-    def bind(self, channel: int, directory: int) -> None:
-        """Say, before a channel is started, which directory is its; 0 after it was stopped."""
+    def bind(self, channel: int, directory: int) -> bool:
+        """Say, before a channel is started, which directory is its; 0 after it was stopped. False if the GPU is
+        known to have no such channel.
+        """
 
     def show(self, directory: int, size: int) -> None:
         """Make a directory that of BAR1, `size` bytes of it; 0 for none."""
@@ -94,8 +96,9 @@ class HardwareTables:
     def free(self, handle: int) -> None:
         self._objects.pop(handle).free()
 
-    def bind(self, channel: int, directory: int) -> None:
+    def bind(self, channel: int, directory: int) -> bool:
         """The channel's instance block says it."""
+        return True
 
     def show(self, directory: int, size: int) -> None:
         function = self._memory.function
