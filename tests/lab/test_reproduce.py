@@ -4,13 +4,15 @@ experiment and a page that needs nothing beside it."""
 import csv
 import json
 from contextlib import nullcontext
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gpuvm.lab.reproduce import properties, run, scaling, times
+from gpuvm.lab.fairness import FairnessResult, GuestResult
+from gpuvm.lab.reproduce import fairness, properties, run, scaling, times
 from gpuvm.lab.reproduce.context import Context
 from gpuvm.lab.reproduce.published import beyond, cause, published
 from gpuvm.lab.reproduce.report import Table, geometric, shown
@@ -170,6 +172,27 @@ def test_the_five_properties_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
     assert data["passthrough"]["hypervisor_lines"] < data["fv"]["hypervisor_lines"]
     assert data["functions"] > 400
     assert len(properties.report_properties(data).tables[0].rows) == 4
+
+
+def test_fairness_stands_beside_the_published_shares() -> None:
+    def result(scheduler: str, short: float, error: float) -> dict[str, Any]:
+        guests = [
+            GuestResult(kind, 1, share, 100.0, 200.0, 1e-3, 2e-3, 3e-3)
+            for kind, share in (("short", short), ("long", 1 - short))
+        ]
+        return asdict(
+            FairnessResult(
+                scheduler, "fv", "2 machines, closed", 1, 0.5, error, error, error, 0.9, 0.99, 1.0, 3, guests
+            )
+        )
+
+    report = fairness.report_fairness(
+        {"mode": "fv", "seconds": 1, "results": [result("fifo", 0.13, 0.74), result("fair", 0.499, 0.004)]}
+    )
+    beside = {row[0]: row for row in next(t for t in report.tables if t.name == "published").rows}
+    assert list(beside["fifo"][:3]) == ["fifo", 0.13, 0.144]
+    assert beside["fair"][2] is None
+    assert report.notes[0].startswith("fair: share error at most 0.40% in any window, Jain at least 0.9000")
 
 
 def test_pass_through_has_one_machine_and_sharing_as_many_as_fit() -> None:

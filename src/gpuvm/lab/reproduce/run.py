@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuvm.lab.machine import describe
-from gpuvm.lab.reproduce import accesses, boot, properties, scaling, times
+from gpuvm.lab.reproduce import accesses, boot, fairness, properties, scaling, times
 from gpuvm.lab.reproduce.context import Context
 from gpuvm.lab.reproduce.page import Section, write_page
 from gpuvm.lab.reproduce.report import Data, Report
@@ -48,6 +48,7 @@ _ALL = (
         accesses.report_accesses,
     ),
     (4, "scaling", "Many contexts, many machines", scaling.measure_scaling, scaling.report_scaling),
+    (5, "fairness", "Fairness of the schedulers", fairness.measure_fairness, fairness.report_fairness),
     (6, "boot", "Start of the driver", boot.measure_boot, boot.report_boot),
     (7, "written", "Bytes written by trapped accesses", accesses.measure_written, accesses.report_written),
     (8, "properties", "Five properties", properties.measure_properties, properties.report_properties),

@@ -45,7 +45,11 @@ def measure_scaling(context: Context) -> Data:
         for mode in context.choice.modes:
             context.say(f"contexts and machines under {mode}")
             with System(
-                mode, vram=max(COUNTS) * VRAM, memory=max(COUNTS) * MEMORY, executor=executor
+                mode,
+                vram=max(COUNTS) * VRAM,
+                memory=max(COUNTS) * MEMORY,
+                channels=CHANNELS,
+                executor=executor,
             ) as system:
                 for name in names:
                     _run(system.guests[:1], name, 1, context.choice.size)  # translates
