@@ -121,6 +121,7 @@ class Aggregator:
                 f"video memory must be larger than the hypervisor's {reserve} bytes of it, got {size}; "
                 "make the GPU with more"
             )
+        gpu.vram.zero(size - reserve, reserve)
         self.own_memory = RangeAllocator("bytes of the hypervisor's video memory", size - reserve, reserve)
         self.vram = RangeAllocator("bytes of video memory", 0, size - reserve)
         self.channels = RangeAllocator("channels", 0, POLL_PAGES)

@@ -3,7 +3,7 @@ two snapshots."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
@@ -104,11 +104,11 @@ class Counters:
 
     def snapshot(self) -> Counters:
         """Return a copy of the present values."""
-        return Counters(**asdict(self))
+        return Counters(**self.as_dict())
 
     def since(self, before: Counters) -> Counters:
         """Return the events between the snapshot `before` and now."""
-        return Counters(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields(self)})
+        return Counters(**{name: getattr(self, name) - getattr(before, name) for name in _NAMES})
 
     @property
     def traps(self) -> int:
@@ -130,4 +130,7 @@ class Counters:
 
     def as_dict(self) -> dict[str, int]:
         """The counters by name, for reports."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _NAMES}
+
+
+_NAMES = tuple(field.name for field in fields(Counters))

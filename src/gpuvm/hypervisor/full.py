@@ -3,8 +3,8 @@
 `FullGpu` is the core that all techniques share, and by itself the original's without its optimizations
 (`fv-naive`): shadow page tables are rebuilt whole at each TLB flush, each access to BAR1 and BAR3 is resolved
 in software, instance blocks are guarded by barriers. The other techniques (`gpuvm.hypervisor.techniques`)
-override when shadows follow (`_make_space`, `_make_bar_table`, `_flush_spaces`, `_before_use`) and which
-pages are mapped into the VM (`_map_window`, `_barriers_changed`).
+override when shadows follow (`_make_space`, `_make_bar_table`, `_flush_spaces`, `_before_use`) and say which
+apertures are mapped into the VM (`direct`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpuvm.hypervisor.physical import (
     PGRAPH_STATUS,
 )
 from gpuvm.hypervisor.shadow import GuestSpace, ShadowPool, ShadowSpace
-from gpuvm.hypervisor.trapped import TrappedGpu
+from gpuvm.hypervisor.trapped import GP_PUT, TrappedGpu
 from gpuvm.pci.memory import PAGE, BusMemory
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ PLAYLIST = 0x002270
 TLB_DIRECTORY = 0x100CB8
 TLB_ALL_DIRECTORIES = 0x2
 TLB_FORWARDED = 0x5
-GP_PUT = 0x8C
 ENABLE = 1 << 31
 ADDRESS = 0x0FFFFFFF
 TARGET_SHIFT = 28
@@ -105,9 +104,6 @@ class FullGpu(TrappedGpu):
     def _before_use(self, channel: ShadowChannel) -> None:
         """A channel is about to use its page tables: a doorbell, a bind by FECS, a write to its instance
         block."""
-
-    def _map_window(self, index: int, first: int, count: int) -> None:
-        """Pages of an aperture came to show something else."""
 
     @property
     def shadow_bytes(self) -> int:
@@ -208,14 +204,19 @@ class FullGpu(TrappedGpu):
             if low & 3:
                 self.counters.denied_addresses += 1
                 bar.directory = 0
-            bar.table.rebuild(bar.directory, bar.limit, self.counters)
+            self._rebuild_bar(index)
         self._map_bar(index)
 
     def _flush_bar(self, index: int) -> None:
         """The guest flushed the TLB of an aperture: bring its table in step."""
-        bar = self._bars[index]
-        bar.table.rebuild(bar.directory, bar.limit, self.counters)
+        self._rebuild_bar(index)
         self._map_bar(index)
+
+    def _rebuild_bar(self, index: int) -> None:
+        bar = self._bars[index]
+        before = self.counters.entries_changed
+        bar.table.rebuild(bar.directory, bar.limit, self.counters)
+        self.windows[index].changed(self.counters.entries_changed - before)
 
     def _map_bar(self, index: int) -> None:
         """Bring the hypervisor's own aperture in step: poll pages and arena."""
@@ -230,7 +231,6 @@ class FullGpu(TrappedGpu):
             if index == 1:
                 self._map_poll()
             aperture.flush()
-        self._map_window(index, 0, self._bars[index].table.pages)
 
     # Poll area
 
@@ -239,11 +239,16 @@ class FullGpu(TrappedGpu):
 
     def write_userd(self, offset: int, value: int) -> None:
         self.engines.words[offset >> 2] = value
-        self._poll = (value & ADDRESS) << 12 if value & USERD_ENABLE else -1
+        self._set_poll((value & ADDRESS) << 12 if value & USERD_ENABLE else -1)
         with self._aggregator.lock:
             self._map_poll()
             self._aggregator.bar1.flush()
-        self._map_window(1, 0, self._bars[1].table.pages)
+
+    def _set_poll(self, poll: int) -> None:
+        """Move the poll area: accesses to it trap, as doorbells are among them."""
+        self._poll = poll
+        first = poll >> 12
+        self.windows[1].hole = range(first, first + len(self.channels)) if poll >= 0 else range(0)
 
     def _map_poll(self) -> None:
         """Show the pages of the guest's poll area at its channels' pages of the physical one."""
@@ -257,38 +262,54 @@ class FullGpu(TrappedGpu):
         self._aggregator.bar1.clear(Range(target + (len(pages) << 12), (count - len(pages)) << 12))
         self.counters.shadow_writes += 2 * count
 
-    def _poll_mapped(self, offset: int) -> bool:
-        page = offset >> 12
-        if page < len(self._frames1) and self._frames1[page] >= 0:
-            return True
-        self.counters.denied_addresses += 1
-        return False
-
     def _read_poll(self, poll: int, offset: int, size: int) -> int:
-        if poll & 0xFFF == GP_PUT and size == 4:
-            return self._submitted[poll >> 12]
-        if not self._poll_mapped(offset):
-            return 0
-        self.counters.vram_accesses += 1
-        return self._gpu.device.read(1, (self._grant.channels.base << 12) + poll, size)
+        value = self._read_aperture(self._frames1, offset, size)
+        ahead = (poll & 0xFFF) - GP_PUT
+        if not -size < ahead < 4:
+            return value
+        # The guest reads back what it submitted, also while that waits for its turn.
+        shown = self._submitted[poll >> 12]
+        if ahead >= 0:
+            shown >>= 8 * ahead
+            mask = (1 << 8 * min(size, 4 - ahead)) - 1
+        else:
+            shown <<= -8 * ahead
+            mask = (1 << 8 * min(size + ahead, 4)) - 1 << -8 * ahead
+        mask &= (1 << 8 * size) - 1
+        return value & ~mask | shown & mask if self._is_shown(offset) else 0
 
     def _write_poll(self, poll: int, offset: int, size: int, value: int) -> None:
-        if size == 8:
-            self._write_poll(poll, offset, 4, value & 0xFFFFFFFF)
-            if poll + 4 < len(self.channels) << 12:
-                self._write_poll(poll + 4, offset + 4, 4, value >> 32)
+        ahead = (poll & 0xFFF) - GP_PUT
+        if not -size < ahead < 4:
+            self._write_aperture(self._frames1, offset, size, value)
+        elif ahead == 0 and size == 4:
+            self._write_gp_put(poll >> 12, offset, value)
+        else:
+            # Bytes of GP_PUT and around it: the word as it is then is what is submitted.
+            word = self._submitted[poll >> 12]
+            for at, byte in enumerate(value.to_bytes(size, "little"), ahead):
+                if 0 <= at < 4:
+                    word = word & ~(0xFF << 8 * at) | byte << 8 * at
+                else:
+                    self._write_aperture(self._frames1, offset - ahead + at, 1, byte)
+            self._write_gp_put(poll >> 12, offset - ahead, word)
+
+    def _write_gp_put(self, number: int, offset: int, value: int) -> None:
+        if not self._is_shown(offset):
+            self.counters.denied_addresses += 1
             return
-        if not self._poll_mapped(offset):
-            return
-        if poll & 0xFFF == GP_PUT and size == 4:
-            channel = self.channels[poll >> 12]
-            self._submitted[channel.number] = value
-            if channel.instance is not None:
-                self._doorbell(channel, value)
-                return
+        channel = self.channels[number]
+        self._submitted[number] = value
+        if channel.instance is not None:
+            self._doorbell(channel, value)
+        else:
             # Of a channel that is not bound, GP_PUT is mere memory, and changes at once.
-        self.counters.vram_accesses += 1
-        self._gpu.device.write(1, (self._grant.channels.base << 12) + poll, size, value)
+            self._write_aperture(self._frames1, offset, 4, value)
+
+    def _is_shown(self, offset: int) -> bool:
+        """Whether a page of BAR1 shows memory of the guest's."""
+        page = offset >> 12
+        return page < len(self._frames1) and bool(self._frames1[page] >= 0)
 
     def _doorbell(self, channel: ShadowChannel, value: int) -> None:
         """A command was submitted: it waits for its turn at the dispatcher."""
@@ -507,7 +528,7 @@ class FullGpu(TrappedGpu):
     def _stop_all(self) -> bool:
         """Take every channel off the GPU and free all shadows."""
         quiet = True
-        self._poll = -1
+        self._set_poll(-1)
         with self._aggregator.lock:
             self._aggregator.playlist.set(self.id, ())
         for channel in self.channels:

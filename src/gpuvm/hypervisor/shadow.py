@@ -44,7 +44,8 @@ from gpuvm.pci.memory import PAGE, MemoryRegion
 
 
 class ShadowPool:
-    """One VM's pages of the hypervisor's video memory, zeroed when handed out, up to a quota.
+    """One VM's pages of the hypervisor's video memory, up to a quota. They are zeroed when they come back, so
+    what is handed out is zero.
 
     Parameters
     ----------
@@ -81,7 +82,6 @@ class ShadowPool:
                 f"a guest's shadows must fit its quota of {self.quota} bytes, and {self.used} + {size} do not"
             )
         taken = self._allocator.allocate(size, PAGE)
-        self.vram.zero(taken.base, taken.size)
         self._ranges[taken.base] = taken
         self.used += size
         self.peak = max(self.peak, self.used)
@@ -91,11 +91,14 @@ class ShadowPool:
         """Whether the quota leaves room for `size` bytes."""
         return self.used + size <= self.quota
 
-    def release(self, address: int) -> None:
-        """Give back what `allocate` returned."""
+    def release(self, address: int, zeroed: bool = False) -> None:
+        """Give back what `allocate` returned; `zeroed` if the caller has zeroed it."""
         taken = self._ranges.pop(address)
         self.used -= taken.size
-        self.vram.zero(taken.base, taken.size)
+        if taken.size == PAGE:
+            self.vram.bytes[taken.base : taken.end] = 0
+        elif not zeroed:
+            self.vram.zero(taken.base, taken.size)
         self._allocator.release(taken)
 
     def close(self) -> None:
@@ -145,11 +148,11 @@ class ShadowTables:
             self.pool.release(address)
         self._walked, self._retired = self._retired, []
 
-    def close(self) -> None:
-        """Free the directory and what was retired."""
+    def close(self, zeroed: bool = False) -> None:
+        """Free the directory, `zeroed` or not, and what was retired."""
         self.reclaim()
         self.reclaim()
-        self.pool.release(self.address)
+        self.pool.release(self.address, zeroed)
 
     def resolve(self, va: int) -> tuple[int, int] | None:
         """Walk the shadow as the GPU does: (card or machine bus address, aperture) of a virtual address, or
@@ -228,12 +231,12 @@ class ShadowSpace(GuestSpace):
         self.objects: set[tuple[int, int]] = set()
         self._tables: dict[tuple[int, bool], _Table] = {}
 
-    def close(self) -> None:
+    def close(self, zeroed: bool = False) -> None:
         """Free the shadow."""
         for table in self._tables.values():
             self.pool.release(table.address)
         self._tables.clear()
-        super().close()
+        super().close(zeroed)
 
     def synchronize(self, counters: Counters) -> None:
         self.dirty = False
@@ -395,14 +398,15 @@ class BarTable:
         self.update(0, self.reach, counters)
         self.put(self.reach, np.zeros((self.pages - self.reach, 2), np.uint32))
 
-    def update(self, first: int, count: int, counters: Counters) -> None:
-        """Read the tables' entries for pages `first`... of the aperture again."""
+    def update(self, first: int, count: int, counters: Counters) -> int:
+        """Read the tables' entries for pages `first`... of the aperture again; return how many changed."""
         big, small = self.tables
-        entries = np.zeros((count, 2), np.uint32)
+        entries: Words | None = None
         if big & PDE_TARGET and count:
             ratio = 1 << (LARGE_SHIFT - SMALL_SHIFT)
             start, end = first // ratio, min(-(-(first + count) // ratio), large_entries(big))
             if end > start:
+                entries = np.zeros((count, 2), np.uint32)
                 large = self._read(big, start, end - start, LARGE_SHIFT, counters)
                 pages = np.arange(first, min(first + count, end * ratio))
                 spread = large[pages // ratio - start]
@@ -411,9 +415,13 @@ class BarTable:
                 entries[: len(spread)] = spread
         if small & PDE_TARGET and count:
             table = self._read(small, first, count, SMALL_SHIFT, counters)
-            present = np.flatnonzero(table[:, 0] & 1)
-            entries[present] = table[present]
-        counters.entries_changed += self.put(first, entries)
+            if entries is None:
+                entries = table
+            else:
+                np.copyto(entries, table, where=(table[:, :1] & np.uint32(PTE_PRESENT)) != 0)
+        changed = self.put(first, np.zeros((count, 2), np.uint32) if entries is None else entries)
+        counters.entries_changed += changed
+        return changed
 
     def put(self, first: int, entries: Words) -> int:
         """Set translated entries of pages `first`...; of those in system memory none is shown.
@@ -426,12 +434,14 @@ class BarTable:
         present = (entries[:, 0] & np.uint32(PTE_PRESENT)) != 0
         aperture = (entries[:, 1] >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE)
         shown = present & (aperture == APERTURE_VRAM)
-        entries = np.where(shown[:, None], entries, np.uint32(0))
-        end = first + len(entries)
-        self.addresses[first:end] = np.where(
-            shown, (entries[:, 0] >> np.uint32(4)).astype(np.int64) << np.int64(12), -1
-        )
-        return put(self.entries[first:end], entries)
+        if not shown.all():
+            entries = np.where(shown[:, None], entries, np.uint32(0))
+        changed = put(self.entries[first : first + len(entries)], entries)
+        if changed:
+            addresses = (entries[:, 0] >> np.uint32(4)).astype(np.int64) << np.int64(12)
+            addresses[~shown] = -1
+            self.addresses[first : first + len(entries)] = addresses
+        return changed
 
     def objects(self) -> set[tuple[int, int]]:
         """Guest VRAM address and bytes of the directory entry and of the tables that are read."""

@@ -107,6 +107,11 @@ def translate(entries: Words, memory: GuestMemory, shift: int, ram: Sequence[tup
     ram : sequence of (int, int)
         `memory.ram()`, taken once for a pass.
     """
+    quads = np.ascontiguousarray(entries).view(np.uint64)[:, 0]
+    run = straight(quads, memory, shift, ram)
+    if run is not None:
+        words = run.quads.view(np.uint32).reshape(-1, 2)
+        return Translation(words, len(quads), 0 if run.in_vram else len(quads), 0)
     out = np.zeros_like(entries)
     where = np.flatnonzero(entries[:, 0] & PTE_PRESENT)
     if not len(where):
@@ -116,7 +121,8 @@ def translate(entries: Words, memory: GuestMemory, shift: int, ram: Sequence[tup
     frame = (low >> np.uint32(4)).astype(np.int64)
     aperture = (high >> np.uint32(PTE_APERTURE_SHIFT)) & np.uint32(PTE_APERTURE)
     frames = 1 << (shift - 12)
-    aligned = frame % frames == 0
+    # As the MMU does, which ignores the bits below the page's size.
+    frame &= -frames
     in_vram = aperture == APERTURE_VRAM
     in_system = aperture >= APERTURE_SNOOPED
 
@@ -125,7 +131,7 @@ def translate(entries: Words, memory: GuestMemory, shift: int, ram: Sequence[tup
     backed = np.zeros(len(where), np.bool_)
     for first, end in ram:
         backed |= (frame >= first >> 12) & (frame + frames <= end >> 12)
-    allowed = aligned & (mine | (in_system & backed))
+    allowed = mine | (in_system & backed)
 
     kept = where[allowed]
     out[kept, 0] = (machine[allowed] << 4).astype(np.uint32) | (low[allowed] & np.uint32(PTE_FLAGS))
@@ -148,10 +154,9 @@ def translate_one(
     if not entry & PTE_PRESENT:
         return 0, 0
     low, high = entry & 0xFFFFFFFF, entry >> 32
-    frame, frames = low >> 4, 1 << (shift - 12)
+    frames = 1 << (shift - 12)
+    frame = low >> 4 & -frames
     aperture = high >> PTE_APERTURE_SHIFT & PTE_APERTURE
-    if frame % frames:
-        return None
     if aperture == APERTURE_VRAM:
         if frame + frames > memory.size >> 12:
             return None
@@ -163,3 +168,57 @@ def translate_one(
     else:
         return None
     return machine << 4 & 0xFFFFFFFF | low & PTE_FLAGS, high & PTE_HIGH
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Translated entries of pages that follow each other.
+
+    Attributes
+    ----------
+    quads : uint64[n]
+        The entries.
+    frame, pages : int
+        First small page of the guest's memory, and how many.
+    in_vram : bool
+        Whether that memory is the guest's video memory, or its RAM.
+    """
+
+    quads: npt.NDArray[np.uint64]
+    frame: int
+    pages: int
+    in_vram: bool
+
+
+_RAMPS = {
+    shift: np.arange(count, dtype=np.uint64) << np.uint64(shift - 8)
+    for shift, count in ((SMALL_SHIFT, SMALL_ENTRIES), (LARGE_SHIFT, LARGE_ENTRIES))
+}
+
+
+def straight(
+    quads: npt.NDArray[np.uint64], memory: GuestMemory, shift: int, ram: Sequence[tuple[int, int]]
+) -> Run | None:
+    """Translate entries of pages that follow each other in one memory, as most tables are written; None if
+    they do not, or not all may be had."""
+    count = len(quads)
+    if not count or count > len(_RAMPS[shift]):
+        return None
+    first = int(quads[0])
+    ramp = _RAMPS[shift][:count]
+    if not first & PTE_PRESENT or (first & 0xFFFFFFFF) + int(ramp[-1]) > 0xFFFFFFFF:
+        return None
+    if not (quads - quads[0] == ramp).all():
+        return None
+    words = translate_one(first, memory, shift, ram)
+    if words is None:
+        return None
+    frames = 1 << (shift - 12)
+    frame, pages = (first & 0xFFFFFFFF) >> 4 & -frames, count * frames
+    in_vram = words[1] >> PTE_APERTURE_SHIFT & PTE_APERTURE == APERTURE_VRAM
+    if in_vram:
+        if frame + pages > memory.size >> 12:
+            return None
+    elif not any(low >> 12 <= frame and frame + pages <= end >> 12 for low, end in ram):
+        return None
+    return Run(ramp + np.uint64(words[0] | words[1] << 32), frame, pages, in_vram)

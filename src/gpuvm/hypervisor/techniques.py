@@ -1,15 +1,12 @@
 """The techniques of full virtualization, each a small class over `FullGpu`: see docs/modes.md.
 
 What they combine are two independent choices: when shadow page tables follow the guest's (`LazyShadows`), and
-which pages of the apertures are mapped into the VM (`DirectApertures`).
+which pages of the apertures are mapped into the VM (`RemappedBar3`).
 """
 
 from __future__ import annotations
 
 from functools import cached_property, partial
-
-import numpy as np
-import numpy.typing as npt
 
 from gpuvm.hypervisor.address import GuestMemory
 from gpuvm.hypervisor.barriers import Barrier, Barriers
@@ -18,9 +15,6 @@ from gpuvm.hypervisor.counters import Counters
 from gpuvm.hypervisor.full import FullGpu
 from gpuvm.hypervisor.shadow import BarTable, GuestSpace, ShadowPool, ShadowSpace
 from gpuvm.hypervisor.tracked import TrackedBarTable, TrackedSpace, Tracking
-from gpuvm.pci.memory import PAGE
-
-Frames = npt.NDArray[np.int64]
 
 
 class NaiveGpu(FullGpu):
@@ -82,9 +76,9 @@ class KeptSpace(ShadowSpace):
         super().rebuild(counters)
         self._kept.keep(self.objects)
 
-    def close(self) -> None:
+    def close(self, zeroed: bool = False) -> None:
         self._kept.keep(set())
-        super().close()
+        super().close(zeroed)
 
 
 class KeptBarTable(BarTable):
@@ -103,36 +97,11 @@ class KeptBarTable(BarTable):
         super().clear()
 
 
-class DirectApertures(FullGpu):
-    """Pages of an aperture that show the guest's video memory, and nothing that a shadow was made of, are
-    mapped into the VM."""
+class RemappedBar3(FullGpu):
+    """Pages of BAR3 that show the guest's video memory, and nothing that a shadow was made of, are mapped into
+    the VM. The passes say what the guest's tables are."""
 
-    direct: tuple[int, ...] = (3,)
-    """The apertures."""
-
-    def _map_window(self, index: int, first: int, count: int) -> None:
-        if index not in self.direct or not self.remappable:
-            return
-        frames = self._bars[index].table.addresses[first : first + count].copy()
-        shown = np.flatnonzero(frames >= 0)
-        guarded = np.frombuffer(self._guarded, np.uint8)
-        frames[shown[guarded[frames[shown] - self._base >> 12] != 0]] = -1
-        if index == 1 and self._poll >= 0:
-            poll = (self._poll >> 12) - first
-            frames[max(poll, 0) : max(poll + len(self.channels), 0)] = -1
-        self.windows[index].set(first, frames)
-
-    def _barriers_changed(self, physical: int, size: int) -> None:
-        start, end = physical & ~(PAGE - 1), physical + size
-        for index in self.direct:
-            frames = self._bars[index].table.addresses
-            where = np.flatnonzero((frames >= start) & (frames < end))
-            if len(where):
-                self._map_window(index, int(where[0]), int(where[-1] - where[0]) + 1)
-
-
-class RemappedBar3(DirectApertures):
-    """The same where shadows are made by passes, which say what the guest's tables are."""
+    direct = (3,)
 
     def _make_space(self, directory: int, limit: int) -> GuestSpace:
         return KeptSpace(self.memory, self._grant.pool, directory, limit, self.barriers)
@@ -159,7 +128,7 @@ class OptimizedGpu(LazyShadows, RemappedBar3):
     mode = "fv-optimized"
 
 
-class TrackedGpu(DirectApertures):
+class TrackedGpu(FullGpu):
     """Ours: shadows follow single writes, both apertures are mapped in ranges."""
 
     mode = "fv"
@@ -191,14 +160,14 @@ class TrackedGpu(DirectApertures):
     def _map_bar(self, index: int) -> None:
         """The table said what changed."""
 
-    def _bar_changed(self, index: int, first: int, count: int) -> None:
+    def _bar_changed(self, index: int, first: int, count: int, changed: int) -> None:
+        self.windows[index].changed(changed)
         if index == 1 and self._poll >= 0:
             poll = self._poll >> 12
             if first < poll + len(self.channels) and first + count > poll:
                 with self._aggregator.lock:
                     self._map_poll()
                     self._aggregator.bar1.flush()
-        self._map_window(index, first, count)
 
 
 TECHNIQUES: tuple[type[FullGpu], ...] = (NaiveGpu, Bar3Gpu, LazyGpu, OptimizedGpu, TrackedGpu)

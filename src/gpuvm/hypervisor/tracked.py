@@ -37,7 +37,7 @@ from gpuvm.hypervisor.tables import (
     SPAN_SHIFT,
     Words,
     large_entries,
-    put,
+    straight,
     table_address,
     translate,
     translate_one,
@@ -70,6 +70,8 @@ class GpuPages:
         self.flags = bytearray(memory.size >> SMALL_SHIFT)
         self._array: npt.NDArray[np.uint8] = np.frombuffer(self.flags, np.uint8)
         self._spaces = 0
+        self._used = (len(self.flags), 0)
+        """First page that was noted, and the one behind the last."""
 
     def opened(self) -> None:
         """An address space more."""
@@ -79,7 +81,8 @@ class GpuPages:
         """An address space less."""
         self._spaces -= 1
         if not self._spaces:
-            self._array[:] = 0
+            self._array[slice(*self._used)] = 0
+            self._used = (len(self.flags), 0)
 
     def may_write(self, guest: int, size: int) -> bool:
         """Whether GPU work may write in a range of the guest's video memory."""
@@ -88,8 +91,7 @@ class GpuPages:
     def note_one(self, low: int, high: int, frames: int) -> None:
         """Take note of a translated entry for `frames` small pages."""
         if low & PTE_PRESENT and high >> PTE_APERTURE_SHIFT & PTE_APERTURE == APERTURE_VRAM:
-            first = (low >> 4) - self._first
-            self._array[first : first + frames] = 1
+            self.note_run((low >> 4) - self._first, frames)
 
     def note(self, entries: Words, frames: int) -> None:
         """Take note of translated entries, each for `frames` small pages."""
@@ -102,10 +104,18 @@ class GpuPages:
         if len(breaks) <= _MANY_RUNS:
             edges = [0, *breaks.tolist(), len(firsts)]
             for start, end in pairwise(edges):
-                at = int(firsts[start])
-                self._array[at : at + (end - start) * frames] = 1
+                self.note_run(int(firsts[start]), (end - start) * frames)
         else:
             self._array[(firsts[:, None] + np.arange(frames)).ravel()] = 1
+            self._note_span(int(firsts.min()), int(firsts.max()) + frames)
+
+    def note_run(self, first: int, pages: int) -> None:
+        """Take note of small pages of the guest's video memory."""
+        self._array[first : first + pages] = 1
+        self._note_span(first, first + pages)
+
+    def _note_span(self, first: int, end: int) -> None:
+        self._used = (min(self._used[0], first), max(self._used[1], end))
 
 
 @dataclass(slots=True)
@@ -143,40 +153,45 @@ class _Table:
         Entries that the space's limit lets the GPU use.
     seen : uint32[reach, 2] or None
         What was translated last, of a table that may change unseen.
+
+    Notes
+    -----
+    Of the shadow only entries `_first` to `_end - 1` were ever set; the rest is zero.
     """
 
     __slots__ = (
-        "_frames", "_ram", "_shift", "_tracking", "address", "barrier", "big", "guest", "quads", "reach", "seen",
-        "shadow", "system",
+        "_end", "_entries64", "_first", "_frames", "_ram", "_shift", "_tracking", "address", "barrier", "big",
+        "guest", "quads", "reach", "seen", "shadow", "system",
     )  # fmt: skip
 
-    def __init__(
-        self, tracking: Tracking, big: bool, address: int, shadow: Words, ram: Sequence[tuple[int, int]]
-    ) -> None:
+    def __init__(self, tracking: Tracking, big: bool, address: int, shadow: Words) -> None:
         self._tracking = tracking
         self.big = big
         self._shift = LARGE_SHIFT if big else SMALL_SHIFT
         self._frames = 1 << self._shift - SMALL_SHIFT
-        self._ram = ram
+        self._ram: Sequence[tuple[int, int]] = ()
         self.address = address
         self.shadow = shadow
-        self.quads = shadow.view(np.uint64)[:, 0].data
+        self._entries64 = shadow.view(np.uint64)[:, 0]
+        self.quads = self._entries64.data
+        self._first, self._end = len(shadow), 0
         self.guest = -1
         self.reach = 0
         self.system = False
         self.barrier: Barrier | None = None
         self.seen: Words | None = None
 
-    def follow(self, guest: int, reach: int, system: bool) -> None:
+    def follow(self, guest: int, reach: int, system: bool, ram: Sequence[tuple[int, int]]) -> None:
         """Take over a guest's table that was checked to be the guest's own."""
         self.ignore()
         self.guest, self.reach, self.system = guest, reach, system
         if not system:
             memory = self._tracking.memory
             self.barrier = self._tracking.barriers.add(memory.base + guest, ENTRY * reach, self.written)
-        if reach < len(self.shadow):
-            put(self.shadow[reach:], np.zeros((len(self.shadow) - reach, 2), np.uint32))
-        self.compare(self._ram)
+        if self._end > reach:
+            self._entries64[reach : self._end] = 0
+            self._tracking.stored(self.address + ENTRY * reach, ENTRY * (self._end - reach))
+        self.compare(ram)
 
     def ignore(self) -> None:
         """Let the guest's table go."""
@@ -184,6 +199,10 @@ class _Table:
             self._tracking.barriers.remove(self.barrier)
             self.barrier = None
         self.seen = None
+
+    def empty(self) -> None:
+        """Zero the shadow, before its memory goes back."""
+        self._entries64[self._first : self._end] = 0
 
     @property
     def unseen(self) -> bool:
@@ -243,26 +262,50 @@ class _Table:
                 continue
             tracking.gpu_pages.note_one(low, high, self._frames)
             quads[index] = quad
+            self._first, self._end = min(self._first, index), max(self._end, index + 1)
             counters.entries_changed += 1
             counters.shadow_writes += 2
             counters.hypercalls += high >> PTE_APERTURE_SHIFT & PTE_APERTURE != APERTURE_VRAM
             tracking.stored(self.address + ENTRY * index, ENTRY)
 
     def _carry(self, start: int, entries: Words) -> None:
+        """Translate entries of the guest's table, from entry `start` on, and store what changed."""
         tracking, counters = self._tracking, self._tracking.counters
-        target = self.shadow[start : start + len(entries)]
-        if not entries.any():
-            changed = put(target, np.zeros_like(entries))
-        else:
-            result = translate(entries, tracking.memory, self._shift, self._ram)
-            tracking.gpu_pages.note(result.words, self._frames)
-            counters.denied_addresses += result.refused
-            counters.hypercalls += -(-result.system // FRAMES_A_CALL)
-            changed = put(target, result.words)
+        end = start + len(entries)
+        used = np.flatnonzero(entries.view(np.uint64)[:, 0])
+        low, high = (start + int(used[0]), start + int(used[-1]) + 1) if len(used) else (end, end)
+        changed = self._zero(start, low) + self._zero(high, end)
+        if high > low:
+            part = entries[low - start : high - start]
+            run = straight(part.view(np.uint64)[:, 0], tracking.memory, self._shift, self._ram)
+            if run is not None:
+                fresh, system = run.quads, 0 if run.in_vram else len(run.quads)
+                if run.in_vram:
+                    tracking.gpu_pages.note_run(run.frame, run.pages)
+            else:
+                result = translate(part, tracking.memory, self._shift, self._ram)
+                tracking.gpu_pages.note(result.words, self._frames)
+                counters.denied_addresses += result.refused
+                fresh, system = result.words.view(np.uint64)[:, 0], result.system
+            counters.hypercalls += -(-system // FRAMES_A_CALL)
+            target = self._entries64[low:high]
+            changed += int(np.count_nonzero(target != fresh))
+            target[:] = fresh
+            self._first, self._end = min(self._first, low), max(self._end, high)
         if changed:
             counters.entries_changed += changed
             counters.shadow_writes += 2 * changed
             tracking.stored(self.address + ENTRY * start, ENTRY * len(entries))
+
+    def _zero(self, first: int, end: int) -> int:
+        """Zero entries of the shadow; return how many were not."""
+        first, end = max(first, self._first), min(end, self._end)
+        if first >= end:
+            return 0
+        part = self._entries64[first:end]
+        changed = int(np.count_nonzero(part))
+        part[:] = 0
+        return changed
 
 
 class TrackedSpace(GuestSpace):
@@ -277,7 +320,7 @@ class TrackedSpace(GuestSpace):
         self._ram: Sequence[tuple[int, int]] = ()
         self._barrier: Barrier | None = None
         self._count = min(DIRECTORY_ENTRIES, (limit >> SPAN_SHIFT) + 1)
-        self._seen = np.zeros((self._count, 2), np.uint32)
+        self._seen: npt.NDArray[np.uint64] = np.zeros(self._count, np.uint64)
         self._fresh = True
         """Whether the tables were not looked at yet."""
         self.unseen = False
@@ -290,29 +333,35 @@ class TrackedSpace(GuestSpace):
             else:
                 self._barrier = tracking.barriers.add(physical, ENTRY * self._count, self._written)
 
-    def close(self) -> None:
+    def close(self, zeroed: bool = True) -> None:
         """Let the guest's tables go and free the shadow."""
         if self._barrier is not None:
             self._tracking.barriers.remove(self._barrier)
             self._barrier = None
-        for table in self._tables.values():
-            table.ignore()
-            self.pool.release(table.address)
+        quads = self.directory_words.view(np.uint64)
+        for (index, _), table in self._tables.items():
+            quads[index, 0] = 0
+            self._release(table)
         self._tables.clear()
         self._tracking.gpu_pages.closed()
-        super().close()
+        super().close(zeroed=True)
+
+    def _release(self, table: _Table) -> None:
+        table.ignore()
+        table.empty()
+        self.pool.release(table.address, zeroed=True)
 
     def synchronize(self, counters: Counters) -> None:
         """Make up for what no trap told: the first look at the tables, and those that change unseen."""
         self.dirty = False
         ram = self.memory.ram()
-        moved = ram != self._ram
+        moved = ram != self._ram and not self._fresh
         self._ram = ram
         self.catch_up(moved)
         self.reclaim()
         if self._wanting:
             for index in tuple(self._wanting):
-                self._take(index, *(int(word) for word in self._seen[index]))
+                self._take(index, int(self._seen[index]))
 
     def catch_up(self, moved: bool = False) -> None:
         """Compare what may have changed unseen; everything, if the machine's RAM `moved`."""
@@ -329,26 +378,24 @@ class TrackedSpace(GuestSpace):
             elif moved:
                 table.compare(self._ram)
 
-    def _guest_directory(self) -> Words:
-        at = self.memory.base + self.directory >> 2
-        return self.memory.vram.words[at : at + 2 * self._count].reshape(-1, 2)
-
     def _written(self, first: int, end: int) -> None:
         self._tracking.counters.table_writes += 1
         self._look(first // ENTRY, -(-end // ENTRY))
 
     def _look(self, start: int, stop: int) -> None:
         """Take over directory entries that are not as they were."""
-        now = self._guest_directory()[start:stop]
-        differ = np.flatnonzero((now != self._seen[start:stop]).any(axis=1)) + start
+        at = self.memory.base + self.directory
+        memory = self.memory.vram.bytes[at + ENTRY * start : at + ENTRY * stop]
+        now = memory.view(np.uint64)
+        differ = np.flatnonzero(now != self._seen[start:stop])
         self._tracking.counters.entries_visited += stop - start
-        for index in differ.tolist():
-            big, small = (int(word) for word in now[index - start])
-            self._seen[index] = big, small
-            self._take(index, big, small)
+        for place in differ.tolist():
+            self._seen[start + place] = now[place]
+            self._take(start + place, int(now[place]))
 
-    def _take(self, index: int, big: int, small: int) -> None:
+    def _take(self, index: int, entry: int) -> None:
         """Make a directory entry of the shadow name the shadows of the two tables."""
+        big, small = entry & 0xFFFFFFFF, entry >> 32
         self._wanting.discard(index)
         large = self._shadow_of(index, True, big, large_entries(big))
         little = self._shadow_of(index, False, small, SMALL_ENTRIES)
@@ -384,10 +431,10 @@ class TrackedSpace(GuestSpace):
                 self._wanting.add(index)
                 return 0
             entries = LARGE_ENTRIES if big else SMALL_ENTRIES
-            table = _Table(self._tracking, big, address, self.words_at(address, entries), self._ram)
+            table = _Table(self._tracking, big, address, self.words_at(address, entries))
             self._tables[key] = table
         if (table.guest, table.reach, table.system) != (guest, reach, system):
-            table.follow(guest, reach, system)
+            table.follow(guest, reach, system, self._ram)
             self.unseen |= system
         return table.address
 
@@ -417,15 +464,18 @@ class TrackedBarTable(BarTable):
     Parameters
     ----------
     changed : callable
-        Called with (first page, pages) that may show something else.
+        Called with (first page, pages) that may show something else, and how many of them were counted as
+        changed by a write.
     """
 
-    def __init__(self, tracking: Tracking, size: int, changed: Callable[[int, int], None]) -> None:
+    def __init__(self, tracking: Tracking, size: int, changed: Callable[[int, int, int], None]) -> None:
         super().__init__(tracking.memory, size)
         self._tracking = tracking
         self._barriers = tracking.barriers
         self._counters = tracking.counters
         self._changed = changed
+        self._entries64 = self.entries.view(np.uint64)[:, 0]
+        self._quads = self._entries64.data
         self._held: list[Barrier] = []
         self._limit = 0
         self._steady = False
@@ -434,7 +484,7 @@ class TrackedBarTable(BarTable):
     def clear(self) -> None:
         self._release()
         super().clear()
-        self._changed(0, self.pages)
+        self._changed(0, self.pages, 0)
 
     def rebuild(self, directory: int, limit: int, counters: Counters) -> None:
         """Follow an aperture's tables from now on; nothing is read if they are followed already."""
@@ -444,7 +494,7 @@ class TrackedBarTable(BarTable):
             if not any(pages.may_write(held.start - base, held.end - held.start) for held in self._held):
                 return
         self._follow(directory, limit, counters)
-        self._changed(0, self.pages)
+        self._changed(0, self.pages, 0)
 
     def _follow(self, directory: int, limit: int, counters: Counters) -> None:
         self._release()
@@ -471,8 +521,54 @@ class TrackedBarTable(BarTable):
         stop = min(-(-end // ENTRY) * ratio, self.reach)
         if start < stop:
             self._counters.table_writes += 1
-            self.update(start, stop - start, self._counters)
-            self._changed(start, stop - start)
+            if self.tables[0] & PDE_TARGET:
+                changed = self.update(start, stop - start, self._counters)
+            elif stop - start <= FEW:
+                changed = self._update_few(start, stop)
+            else:
+                changed = self._update_run(start, stop)
+            if changed:
+                self._changed(start, stop - start, changed)
+
+    def _update_few(self, start: int, stop: int) -> int:
+        """Read single entries of the small pages' table again, the only one; return how many changed."""
+        memory, counters = self.memory, self._counters
+        words = memory.vram.word_view
+        at = memory.base + table_address(self.tables[1]) >> 2
+        changed = 0
+        for index in range(start, stop):
+            entry = words[at + 2 * index] | words[at + 2 * index + 1] << 32
+            low, high = translate_one(entry, memory, SMALL_SHIFT, ()) or (0, 0)
+            counters.denied_addresses += bool(entry & PTE_PRESENT and not low)
+            if int(self._quads[index]) != low | high << 32:
+                self._quads[index] = low | high << 32
+                self.frames[index] = low >> 4 << SMALL_SHIFT if low else -1
+                changed += 1
+        counters.entries_visited += stop - start
+        counters.entries_changed += changed
+        return changed
+
+    def _update_run(self, start: int, stop: int) -> int:
+        """The same for entries that are all zero, or name pages of video memory that follow each other."""
+        memory, count = self.memory, stop - start
+        at = memory.base + table_address(self.tables[1]) + ENTRY * start
+        quads = memory.vram.bytes[at : at + ENTRY * count].view(np.uint64)
+        target = self._entries64[start:stop]
+        if not quads.any():
+            changed = int(np.count_nonzero(target))
+            target[:] = 0
+            self.addresses[start:stop] = -1
+        else:
+            run = straight(quads, memory, SMALL_SHIFT, ())
+            if run is None:
+                return self.update(start, count, self._counters)
+            changed = int(np.count_nonzero(target != run.quads))
+            target[:] = run.quads
+            first = memory.base + (run.frame << SMALL_SHIFT)
+            self.addresses[start:stop] = np.arange(first, first + (count << SMALL_SHIFT), 1 << SMALL_SHIFT)
+        self._counters.entries_visited += count
+        self._counters.entries_changed += changed
+        return changed
 
     def _directory_written(self, first: int, end: int) -> None:
         words = self.memory.words(self.directory or 0, 2)

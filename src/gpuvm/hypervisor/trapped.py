@@ -39,6 +39,8 @@ PRAMIN_SIZE = 0x100000
 PRAMIN_WINDOW = 0x001700
 PRAMIN_TARGET = 0x3000000
 MSI_REARM = 0x704
+GP_PUT = 0x8C
+"""The doorbell in a channel's page of the poll area."""
 SMALL_LARGE_PAGES = 1
 """Of 0x100c80: large pages have 64 KiB instead of 128."""
 
@@ -110,13 +112,9 @@ class TrappedGpu(VirtualGpu):
         self._words = gpu.vram.words.data
         self._quads = gpu.vram.bytes.view(np.uint64).data
         self.windows = {
-            index: Window(index, bar.table.pages, self._bytes, self.counters, self.maps_ranges)
+            index: Window(index, bar.table, self.barriers, self.counters, self.maps_ranges)
             for index, bar in self._bars.items()
         }
-        self._direct1 = self.windows[1].frames
-        self._direct3 = self.windows[3].frames
-        self.remappable = False
-        """Whether the machine can map and unmap pages of the BARs while it runs."""
         self._named: set[int] = set()
         self._reads, self._writes = self._wire()
 
@@ -142,6 +140,8 @@ class TrappedGpu(VirtualGpu):
     def _is_busy(self) -> bool:
         """Whether the GPU works for this guest."""
 
+    direct: tuple[int, ...] = ()
+    """Apertures whose pages are mapped into the VM, if its machine can do that."""
     maps_ranges = False
     """Whether one call to the VM's monitor maps a range of pages; otherwise each page takes one."""
 
@@ -149,12 +149,15 @@ class TrappedGpu(VirtualGpu):
         return BarTable(self.memory, size)
 
     def _barriers_changed(self, physical: int, size: int) -> None:
-        """Pages became guarded or were let go: a technique that maps pages must not map guarded ones."""
+        """Pages became guarded or were let go: they leave or enter the windows that show them."""
+        for index in self.direct:
+            self.windows[index].changed(-(-size // PAGE))
 
     def map_directly(self, possible: bool) -> None:
         """Say whether the machine can map and unmap pages of the BARs while its guest runs."""
         with self.lock:
-            self.remappable = possible
+            for index in self.direct:
+                self.windows[index].opened = possible and not self._gone
 
     def _wire(self) -> tuple[list[list[Reader]], list[list[Writer]]]:
         """Resolve the policy's handlers: by page of BAR0 and word, functions of (offset) and (offset,
@@ -209,7 +212,7 @@ class TrappedGpu(VirtualGpu):
     def read(self, bar: int, offset: int, size: int) -> int:
         counters = self.counters
         with self.lock:
-            if bar != 0 and (address := self._mapped(bar, offset, size)) >= 0:
+            if bar in self.direct and (address := self.windows[bar].address(offset, size)) >= 0:
                 self.windows[bar].count_read(size, size)
                 if size == 4 and not offset & 3:
                     word: int = self._words[address >> 2]
@@ -238,7 +241,7 @@ class TrappedGpu(VirtualGpu):
         counters = self.counters
         value &= (1 << 8 * size) - 1
         with self.lock:
-            if bar != 0 and (address := self._mapped(bar, offset, size)) >= 0:
+            if bar in self.direct and (address := self.windows[bar].address(offset, size)) >= 0:
                 self.windows[bar].count_write(size, size)
                 self._bytes[address : address + size] = value.to_bytes(size, "little")
                 return
@@ -279,19 +282,10 @@ class TrappedGpu(VirtualGpu):
     def _write_own(self, bar: int, offset: int, size: int, value: int) -> None:
         """Write one of `own_bars`."""
 
-    def _mapped(self, bar: int, offset: int, size: int) -> int:
-        """Card address of an access that the machine makes without the hypervisor, -1 if it traps."""
-        frames = self._direct3 if bar == 3 else self._direct1 if bar == 1 else ()
-        page = offset >> 12
-        if not 0 <= page < len(frames) or (offset & 0xFFF) + size > PAGE:
-            return -1
-        frame: int = frames[page]
-        return frame + (offset & 0xFFF) if frame >= 0 else -1
-
     def read_block(self, bar: int, offset: int, length: int, width: int = 4) -> bytes:
         with self.lock:
             window = self.windows.get(bar)
-            if window is not None and window.mapped:
+            if window is not None and window.opened:
                 parts = []
                 for at, count, address in window.pieces(offset, length):
                     if address >= 0:
@@ -305,7 +299,7 @@ class TrappedGpu(VirtualGpu):
     def write_block(self, bar: int, offset: int, data: bytes, width: int = 4) -> None:
         with self.lock:
             window = self.windows.get(bar)
-            if window is None or not window.mapped:
+            if window is None or not window.opened:
                 self._write_trapped(bar, offset, data, width)
                 return
             view = memoryview(data)
@@ -347,18 +341,42 @@ class TrappedGpu(VirtualGpu):
             elif bar == 3 or (bar == 1 and not self._in_poll(offset, length)):
                 self._count("write", bar, length, width)
                 self._write_pages(self._frames3 if bar == 3 else self._frames1, offset, data, width)
+            elif bar == 1:
+                self._write_over_poll(offset, data, width)
             else:
-                for at, size in _split(offset, length, width):
-                    self.write(
-                        bar, at, size, int.from_bytes(data[at - offset : at - offset + size], "little")
-                    )
+                self._write_singly(bar, offset, data, width)
+
+    def _write_singly(self, bar: int, offset: int, data: bytes, width: int) -> None:
+        for at, size in _split(offset, len(data), width):
+            self.write(bar, at, size, int.from_bytes(data[at - offset : at - offset + size], "little"))
+
+    def _write_over_poll(self, offset: int, data: bytes, width: int) -> None:
+        """Write a block of BAR1 that meets the poll area: doorbells one by one, what is between them at
+        once."""
+        done, end = 0, len(data)
+        while done < end:
+            at = offset + done
+            bell = (at & ~0xFFF) + GP_PUT
+            stop = min(end, (at & ~0xFFF) + PAGE - offset)
+            if at < bell + 4:
+                singly = bell <= at
+                stop = min(stop, (bell + 4 if singly else bell) - offset)
+            else:
+                singly = False
+            piece = data[done:stop]
+            if singly:
+                self._write_singly(1, at, piece, width)
+            else:
+                self._count("write", 1, len(piece), width)
+                self._write_pages(self._frames1, at, piece, width)
+            done = stop
 
     def _die(self) -> None:
         """Answer nothing from now on: the virtual GPU was destroyed."""
         self._gone = True
         self._poll = -1
         for window in self.windows.values():
-            window.clear()
+            window.opened = False
         self._pin.connect(None)
         self.memory.bus = BusMemory()
         self._reads = [[_dead_read] * 0x400] * (BAR0_SIZE >> 12)

@@ -1,106 +1,84 @@
 """Pages of a BAR that a guest reaches without a trap: what the VM's second-level page tables map.
 
 A machine that can map and unmap pages of a BAR while its guest runs says so when a device is plugged in
-(`gpuvm.pci.device.Remappable`). For such a machine a technique fills the window of BAR3, or of BAR1 too; an
-access to a mapped page goes to video memory and costs the hypervisor nothing. Everything else traps.
+(`gpuvm.pci.device.Remappable`). For such a machine a technique opens the window of BAR3, or of BAR1 too: pages
+that show the guest's video memory, and no object that has a barrier, are mapped, and an access to them costs
+the hypervisor nothing. Everything else traps.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
+from gpuvm.hypervisor.barriers import Barriers
 from gpuvm.hypervisor.counters import Counters
+from gpuvm.hypervisor.shadow import BarTable
 from gpuvm.pci.memory import PAGE
 
 PAGE_SHIFT = 12
 
 
 class Window:
-    """The mapped pages of one BAR.
+    """The mapped pages of one BAR: those of its table, less those with a barrier and those of its hole.
 
     Parameters
     ----------
     bar : int
         1 or 3.
-    pages : int
-        4 KiB pages of the BAR.
-    memory : memoryview of uint8
-        Video memory.
     in_ranges : bool
         Whether one call to the VM's monitor maps a whole range; otherwise each page takes one.
 
     Attributes
     ----------
-    frames : memoryview of int64
-        Card address of each page, -1 where an access traps.
+    opened : bool
+        Whether anything is mapped at all.
+    hole : range
+        Pages that trap whatever they show.
     """
 
     def __init__(
-        self, bar: int, pages: int, memory: memoryview, counters: Counters, in_ranges: bool = False
+        self, bar: int, table: BarTable, barriers: Barriers, counters: Counters, in_ranges: bool
     ) -> None:
-        self.bar = bar
-        self._bytes = memory
+        self.opened = False
+        self.hole = range(0)
+        self._bar = bar
+        self._frames = table.frames
+        self._pages = table.pages
+        self._guarded = barriers.pages
+        self._base = barriers.base
         self._counters = counters
         self._in_ranges = in_ranges
-        self._frames: npt.NDArray[np.int64] = np.full(pages, -1, np.int64)
-        self.frames: memoryview = self._frames.data
-        self.mapped = 0
 
-    def set(self, first: int, frames: npt.NDArray[np.int64]) -> None:
-        """Map pages `first`... to card addresses, -1 for none."""
-        held = self._frames[first : first + len(frames)]
-        changed = held != frames
-        if not changed.any():
-            return
-        self._counters.map_calls += self._calls(held, frames, changed)
-        self.mapped += int(np.count_nonzero(frames >= 0)) - int(np.count_nonzero(held >= 0))
-        held[:] = frames
-
-    def clear(self) -> None:
-        """Map nothing."""
-        self._frames.fill(-1)
-        self.mapped = 0
-
-    def _calls(
-        self, held: npt.NDArray[np.int64], frames: npt.NDArray[np.int64], changed: npt.NDArray[np.bool_]
-    ) -> int:
-        if not self._in_ranges:
-            return int(np.count_nonzero(changed))
-        # A range: changed pages in a row, all unmapped or all continuing each other in video memory.
-        steps = np.diff(frames)
-        joined = changed[1:] & changed[:-1] & ((steps == PAGE) | ((steps == 0) & (frames[1:] < 0)))
-        return int(np.count_nonzero(changed)) - int(np.count_nonzero(joined))
+    def address(self, offset: int, size: int) -> int:
+        """Card address of an access that the machine makes without the hypervisor, -1 if it traps."""
+        page, within = offset >> PAGE_SHIFT, offset & PAGE - 1
+        if not self.opened or not 0 <= page < self._pages or within + size > PAGE or page in self.hole:
+            return -1
+        frame: int = self._frames[page]
+        if frame < 0 or self._guarded[frame - self._base >> PAGE_SHIFT]:
+            return -1
+        return frame + within
 
     def pieces(self, offset: int, length: int) -> list[tuple[int, int, int]]:
         """Split a range of the BAR where mapped and trapped pages meet: (offset, length, card address or
         -1)."""
         out: list[tuple[int, int, int]] = []
-        frames, pages, end = self.frames, len(self.frames), offset + length
+        end = offset + length
         while offset < end:
-            page = offset >> PAGE_SHIFT
-            frame = frames[page] if 0 <= page < pages else -1
-            start, address = offset, frame + (offset & 0xFFF) if frame >= 0 else -1
-            offset = min(end, page + 1 << PAGE_SHIFT)
-            while offset < end:
-                page += 1
-                following = frames[page] if 0 <= page < pages else -1
-                if following != (address + offset - start if address >= 0 else -1):
-                    break
-                offset = min(end, page + 1 << PAGE_SHIFT)
+            start, address = offset, self.address(offset, 1)
+            offset = min(end, (offset >> PAGE_SHIFT) + 1 << PAGE_SHIFT)
+            while offset < end and self.address(offset, 1) == (address + offset - start if address >= 0 else -1):
+                offset = min(end, offset + PAGE)
             out.append((start, offset - start, address))
         return out
 
-    def read(self, address: int, length: int) -> bytes:
-        return bytes(self._bytes[address : address + length])
-
-    def write(self, address: int, data: bytes | memoryview) -> None:
-        self._bytes[address : address + len(data)] = data
+    def changed(self, pages: int, ranges: int = 1) -> None:
+        """Count what mapping or unmapping so many pages, in so many ranges, takes."""
+        if self.opened and pages:
+            self._counters.map_calls += ranges if self._in_ranges else pages
 
     def count_read(self, length: int, width: int) -> None:
         """Count what a CPU's loads of `width` bytes make of a mapped range."""
         counters = self._counters
-        if self.bar == 3:
+        if self._bar == 3:
             counters.direct_bar3_read += -(-length // width)
             counters.direct_bar3_bytes_read += length
         else:
@@ -110,7 +88,7 @@ class Window:
     def count_write(self, length: int, width: int) -> None:
         """Count what a CPU's stores of `width` bytes make of a mapped range."""
         counters = self._counters
-        if self.bar == 3:
+        if self._bar == 3:
             counters.direct_bar3_write += -(-length // width)
             counters.direct_bar3_bytes_written += length
         else:

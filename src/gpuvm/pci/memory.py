@@ -6,6 +6,7 @@ is what lets the same bytes appear in a GPU address space (`gpuvm.jit.space`) an
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -86,12 +87,13 @@ class MemoryRegion:
         del self._map  # it holds a file descriptor of its own
 
 
-def _punch(fd: int, offset: int, size: int) -> None:
-    import ctypes
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    keep_size, punch_hole = 1, 2
-    if libc.fallocate(fd, keep_size | punch_hole, ctypes.c_long(offset), ctypes.c_long(size)) != 0:
+
+def _punch(fd: int, offset: int, size: int) -> None:
+    if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, size) != 0:
         raise OSError(ctypes.get_errno(), "fallocate(PUNCH_HOLE) must work on the memory's file")
 
 
