@@ -203,7 +203,9 @@ class ParaGpu(CallGpu):
             chosen = small.words[first:end]
             present = (chosen[:, 0] & 1) != 0
             entries[present] = chosen[present]
-        self.counters.entries_changed += shown.put(first, entries)
+        changed = shown.put(first, entries)
+        self.counters.entries_changed += changed
+        self.windows[index].changed(changed)
         self._mirror(index, first, end)
 
     def _mirror(self, index: int, first: int, end: int) -> None:
@@ -221,4 +223,3 @@ class ParaGpu(CallGpu):
             if index == 1:
                 self._map_poll()
             aperture.flush()
-        self._map_window(index, first, end - first)

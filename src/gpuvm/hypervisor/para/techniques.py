@@ -5,14 +5,14 @@ from __future__ import annotations
 from gpuvm.hypervisor.full import FullGpu
 from gpuvm.hypervisor.para.device import ParaGpu
 from gpuvm.hypervisor.para.split import SplitGpu
-from gpuvm.hypervisor.techniques import DirectApertures
 from gpuvm.paravirt.abi import MULTICALL
 
 
-class MulticallGpu(DirectApertures, ParaGpu):
+class MulticallGpu(ParaGpu):
     """Page-table entries in batches, and BAR3 mapped into the machine: none of its pages holds a table."""
 
     mode = "pv-multicall"
+    direct = (3,)
     operations = MULTICALL
 
 
