@@ -19,6 +19,7 @@ from gpuvm.hypervisor.tables import (
     LARGE_ENTRIES,
     LARGE_SHIFT,
     PDE_VRAM,
+    PTE_PRESENT,
     SMALL_ENTRIES,
     SMALL_SHIFT,
     Words,
@@ -32,15 +33,17 @@ Entries = npt.NDArray[np.uint64]
 
 
 class Table:
-    """A page table. `links` counts the directory entries that name it."""
+    """A page table. `links` counts the directory entries that name it, `below` masks the address bits of an
+    entry that must be zero for its page's size."""
 
-    __slots__ = ("address", "big", "count", "id", "links", "shift", "words")
+    __slots__ = ("address", "below", "big", "count", "id", "links", "shift", "words")
 
     def __init__(self, number: int, big: bool, address: int, words: Words) -> None:
         self.id = number
         self.big = big
         self.address = address
         self.shift = LARGE_SHIFT if big else SMALL_SHIFT
+        self.below = (1 << self.shift - 8) - (1 << SMALL_SHIFT - 8)
         self.count = LARGE_ENTRIES if big else SMALL_ENTRIES
         self.words = words
         self.links = 0
@@ -203,7 +206,7 @@ class TableMemory:
         if not 0 <= index < table.count:
             raise Refused(Result.BAD_ARGUMENT)
         words = translate_one(entry, self._memory, table.shift, self._memory.ram())
-        if words is None:
+        if words is None or entry & PTE_PRESENT and entry & table.below:
             self._counters.denied_addresses += 1
             raise Refused(Result.BAD_ADDRESS)
         table.words[index] = words
@@ -215,8 +218,9 @@ class TableMemory:
         result = translate(
             entries.view(np.uint32).reshape(-1, 2), self._memory, table.shift, self._memory.ram()
         )
-        if result.refused:
-            self._counters.denied_addresses += result.refused
+        odd = np.count_nonzero(entries & np.uint64(table.below) * (entries & np.uint64(PTE_PRESENT)))
+        if result.refused or odd:
+            self._counters.denied_addresses += result.refused + int(odd)
             raise Refused(Result.BAD_ADDRESS)
         put(table.words[first : first + len(entries)], result.words)
         self._count(len(entries), result.system)
