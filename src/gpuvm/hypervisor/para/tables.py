@@ -206,7 +206,7 @@ class TableMemory:
         if not 0 <= index < table.count:
             raise Refused(Result.BAD_ARGUMENT)
         words = translate_one(entry, self._memory, table.shift, self._memory.ram())
-        if words is None or entry & PTE_PRESENT and entry & table.below:
+        if words is None or (entry & PTE_PRESENT and entry & table.below):
             self._counters.denied_addresses += 1
             raise Refused(Result.BAD_ADDRESS)
         table.words[index] = words
