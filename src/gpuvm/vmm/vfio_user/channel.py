@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from gpuvm.vmm.vfio_user.errors import Disconnected
 from gpuvm.vmm.vfio_user.protocol import ERROR, HEADER_SIZE, TYPE_REPLY
@@ -28,7 +29,7 @@ HeaderFields = tuple[int, int, int, int, int]
 
 _INT = struct.calcsize("i")
 _DRAIN = 1 << 16
-_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_CLOEXEC, CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 """As plain numbers: an enum's operators are Python, and one is in every access."""
 
 _unpack_header = HEADER.struct.unpack_from
@@ -82,7 +83,7 @@ class Channel:
         self.fds: list[int] = []
         self.cut = False
         self.oversized = False
-        self._slow = False
+        self.slow = False
         """Whether any of the next four is set."""
         self._got = 0
         """Bytes received of a message that is not all there."""
@@ -92,8 +93,12 @@ class Channel:
         """Bytes of the next message."""
         self._ahead_fds: list[int] = []
         self._ahead_cut = False
+        self.first = partial(sock.recvmsg_into, self._first_buffers, self._ancillary, _CLOEXEC)
+        """Receive the first bytes of a message, of which nothing is there (`slow` is False): for a receiver
+        that knows what it mostly gets, and that gives everything else to `finish`."""
         self._recvmsg_into = sock.recvmsg_into
         self._recv_into = sock.recv_into
+        self._send = sock.send
         self.sendall = sock.sendall
         """Send bytes while holding `sending`."""
         self.sending = threading.Lock()
@@ -119,12 +124,17 @@ class Channel:
         TooSlow
             If the deadline passed first.
         """
-        if self._slow or deadline is not None:
+        if self.slow or deadline is not None:
             return self._receive_slowly(deadline)
+        return self.finish(*self.first())
+
+    def finish(
+        self, count: int, ancillary: list[tuple[int, int, bytes]], flags: int, _: object
+    ) -> HeaderFields:
+        """Go on from what `first` returned to a whole message."""
         if self.fds or self.cut:
             self._forget_fds()
-        count, ancillary, flags, _ = self._recvmsg_into(self._first_buffers, self._ancillary, _CLOEXEC)
-        if ancillary or flags & _CTRUNC:
+        if ancillary or flags & CTRUNC:
             self._take_fds(ancillary, flags)
         if count >= HEADER_SIZE:
             header = _unpack_header(self.buffer)
@@ -142,11 +152,11 @@ class Channel:
                 count += taken
         elif not count:
             raise Disconnected("the peer closed the connection")
-        self._got, self._slow = count, True
+        self._got, self.slow = count, True
         return self._receive_slowly(None)
 
     def _receive_slowly(self, deadline: float | None) -> HeaderFields:
-        self._slow = True
+        self.slow = True
         while self._drain:
             self._wait(deadline)
             scrap = self._sock.recv(min(self._drain, _DRAIN))
@@ -164,7 +174,7 @@ class Channel:
             count, ancillary, flags, _ = self._recvmsg_into(
                 [self._view[self._got : HEADER_SIZE]], self._ancillary, _CLOEXEC
             )
-            if ancillary or flags & _CTRUNC:
+            if ancillary or flags & CTRUNC:
                 self._take_fds(ancillary, flags)
             if not count:
                 raise Disconnected("the peer closed the connection")
@@ -187,7 +197,7 @@ class Channel:
             self.fds, self._ahead_fds = self._ahead_fds, self.fds
             self.cut, self._ahead_cut = False, self.cut
         self._got = 0
-        self._slow = bool(self._ahead)
+        self.slow = bool(self._ahead)
         return header
 
     def _wait(self, deadline: float | None) -> None:
@@ -206,7 +216,7 @@ class Channel:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % _INT])
                 self.fds.extend(fds)
-        if flags & _CTRUNC:
+        if flags & CTRUNC:
             self._forget_fds()
             self.cut = True
 
@@ -234,6 +244,12 @@ class Channel:
                     self.sendall(memoryview(data)[sent:])
         except OSError as error:
             raise Disconnected("the peer closed the connection") from error
+
+    def send_some(self, data: memoryview) -> None:
+        """Send a short message while holding `sending`."""
+        sent = self._send(data)
+        if sent < len(data):
+            self.sendall(data[sent:])
 
     def send_by(self, data: bytes, deadline: float) -> None:
         """Send a whole message, from a thread that must not hang on the peer.

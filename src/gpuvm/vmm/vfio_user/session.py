@@ -19,9 +19,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gpuvm.vmm.vfio_user.capabilities import Capabilities, decode
-from gpuvm.vmm.vfio_user.channel import Channel, HeaderFields, TooSlow, close_all, message
+from gpuvm.vmm.vfio_user.channel import CTRUNC, Channel, HeaderFields, TooSlow, close_all, message
 from gpuvm.vmm.vfio_user.dma import DmaTable
 from gpuvm.vmm.vfio_user.errors import Disconnected, DmaFault, InvalidRequest, RequestError
 from gpuvm.vmm.vfio_user.interrupts import Interrupts
@@ -67,11 +68,11 @@ _POLL_S = 0.001
 _VALUES = {1: struct.Struct("<B"), 2: struct.Struct("<H"), 4: struct.Struct("<I"), 8: struct.Struct("<Q")}
 _MASKS = {size: (1 << 8 * size) - 1 for size in _VALUES}
 _ACCESS_END = HEADER_SIZE + REGION_ACCESS.size
+_ACCESS = struct.Struct(HEADER.struct.format + REGION_ACCESS.struct.format[1:])
 _READ_REPLY = {
     size: struct.Struct(HEADER.struct.format + REGION_ACCESS.struct.format[1:] + code.format[1:])
     for size, code in _VALUES.items()
 }
-_WRITE_REPLY = struct.Struct(HEADER.struct.format + REGION_ACCESS.struct.format[1:])
 _READ, _WRITE, _MULTI = (
     Command.REGION_READ.value,
     Command.REGION_WRITE.value,
@@ -236,65 +237,70 @@ class Session:
 
     def _serve(self) -> None:
         channel, receiving, held = self._channel, self._receiving, self._held
-        receive, sending, buffer = channel.receive, channel.sending, channel.buffer
-        sendall = channel.sendall
-        regions = self.endpoint.regions
+        first, sending, buffer, send = channel.first, channel.sending, channel.buffer, channel.send_some
         counters = self.counters
-        unpack_access = REGION_ACCESS.struct.unpack_from
+        unpack = _ACCESS.unpack_from
         out = bytearray(_ACCESS_END + 8)
-        views = {size: memoryview(out)[: _ACCESS_END + size] for size in (0, 1, 2, 4, 8)}
-        packers = {size: codec.pack_into for size, codec in _READ_REPLY.items()}
+        reads, writes = self._ways(out)
         values = {size: codec.unpack_from for size, codec in _VALUES.items()}
-        pack_written = _WRITE_REPLY.pack_into
-        readable, writable, running = RegionFlags.READ.value, RegionFlags.WRITE.value, State.RUNNING
-        flags_of = tuple(region.flags.value if region.size else 0 for region in regions)
+        pack_written, written = _ACCESS.pack_into, memoryview(out)[:_ACCESS_END]
+        live, read = False, False
 
         while True:
             # What a driver does all day, without a call more than it takes; all else is copied out of the
             # channel, because a thread that waits for a DMA reply may receive as soon as the lock is free.
             with receiving:
+                way = None
                 if held:
                     other = self._next_held()
-                    command = 0
+                elif channel.slow or not live:
+                    other = self._copy(channel.receive())
                 else:
-                    ident, command, size, flags, error = receive()
-                    count = 0
-                    if command == _READ:
-                        if size == _ACCESS_END and not flags and not channel.fds:
-                            offset, index, count = unpack_access(buffer, HEADER_SIZE)
-                    elif command == _WRITE and size - _ACCESS_END in values and not channel.fds:
-                        offset, index, count = unpack_access(buffer, HEADER_SIZE)
-                        if flags & ~NO_REPLY or count != size - _ACCESS_END:
-                            count = 0
-                        else:
-                            value = values[count](buffer, _ACCESS_END)[0]
-                    if (
-                        count not in packers
-                        or index > 8
-                        or not flags_of[index] & (readable if command == _READ else writable)
-                        or offset + count > regions[index].size
-                        or self.state is not running
-                    ):
-                        other = self._copy((ident, command, size, flags, error))
-                        command = 0
-            if not command:
+                    got = first()
+                    if got[0] == _ACCESS_END and not got[1] and not got[2] & CTRUNC:
+                        ident, command, size, flags, _, offset, index, count = unpack(buffer)
+                        if size == _ACCESS_END:
+                            if command == _READ and not flags:
+                                way, read = reads.get((index, count)), True
+                        elif command == _WRITE and not flags & ~NO_REPLY and size == _ACCESS_END + count:
+                            way, read = writes.get((index, count)), False
+                    if way is None or offset + count > way[0]:
+                        way = None
+                        other = self._copy(channel.finish(*got))
+                    elif not read:
+                        # The value comes behind what the first read took.
+                        header = channel.finish(*got)
+                        value = values[count](buffer, _ACCESS_END)[0]
+                        if channel.fds:
+                            way, other = None, self._copy(header)
+            if way is None:
                 self._dispatch(*other)
-            elif command == _READ:
+                live = self.state is State.RUNNING
+            elif read:
                 counters.reads += 1
                 try:
-                    value = regions[index].read(offset, count)
-                    packers[count](
-                        out, 0, ident, _READ, size + count, TYPE_REPLY, 0, offset, index, count, value
+                    way[2](
+                        out,
+                        0,
+                        ident,
+                        _READ,
+                        size + count,
+                        TYPE_REPLY,
+                        0,
+                        offset,
+                        index,
+                        count,
+                        way[1](offset, count),
                     )
                 except Exception:
                     self._device_failed(ident, command, flags)
                     continue
                 with sending:
-                    sendall(views[count])
+                    send(way[3])
             else:
                 counters.writes += 1
                 try:
-                    regions[index].write(offset, count, value)
+                    way[1](offset, count, value)
                 except Exception:
                     self._device_failed(ident, command, flags)
                     continue
@@ -303,7 +309,21 @@ class Session:
                     continue
                 pack_written(out, 0, ident, _WRITE, _ACCESS_END, TYPE_REPLY, 0, offset, index, count)
                 with sending:
-                    sendall(views[0])
+                    send(written)
+
+    def _ways(self, out: bytearray) -> tuple[dict[tuple[int, int], Any], dict[tuple[int, int], Any]]:
+        """What a read and a write of a size in a region take: by (region, size), the region's end, its
+        function, and for a read what packs the reply and the bytes to send."""
+        view = memoryview(out)
+        reads: dict[tuple[int, int], Any] = {}
+        writes: dict[tuple[int, int], Any] = {}
+        for index, region in enumerate(self.endpoint.regions):
+            for size, codec in _READ_REPLY.items():
+                if region.size and region.flags & RegionFlags.READ:
+                    reads[index, size] = region.size, region.read, codec.pack_into, view[: _ACCESS_END + size]
+                if region.size and region.flags & RegionFlags.WRITE:
+                    writes[index, size] = region.size, region.write
+        return reads, writes
 
     def _copy(self, header: HeaderFields) -> Held:
         """Take the message that was received last out of the channel."""
