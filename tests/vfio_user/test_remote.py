@@ -19,7 +19,7 @@ from gpuvm.pci.config import COMMAND, MSI
 from gpuvm.pci.device import PciDevice
 from gpuvm.pci.memory import PAGE, BusMemory, MemoryRegion
 from gpuvm.vmm.inprocess import VirtualMachine
-from gpuvm.vmm.vfio_user import Client, IrqIndex, Server
+from gpuvm.vmm.vfio_user import Client, IrqIndex, RemoteError, Server
 from gpuvm.vmm.vfio_user.bridge import vectors
 from gpuvm.vmm.vfio_user.remote import RemoteDevice
 
@@ -165,6 +165,32 @@ def test_a_client_library_without_a_machine(server: Server, card: Card) -> None:
         client.ignore(IrqIndex.MSI)
         with pytest.raises(ValueError, match="either a file descriptor or a memory"):
             client.dma_map(0, PAGE)
+
+
+def test_writes_one_behind_the_other_are_merged_where_that_is_allowed(server: Server, card: Card) -> None:
+    run = [(2, 0x100 + 8 * at, 8, at) for at in range(6)]
+    with Client(server.path) as client:
+        client.write_multi(
+            [
+                *run,
+                (2, 0x130, 4, 7),  # another size
+                (2, 0x200, 4, 1),  # another place
+                (2, 0x204, 4, 2),
+                *[(0, 4 * at, 4, at) for at in range(5)],  # registers, one by one
+                *[(2, 0xFFF8 - 4 * at, 4, at) for at in range(5)],  # backwards
+                *[(2, 0x301 + 4 * at, 4, at) for at in range(5)],  # askew
+            ],
+            posted=False,
+        )
+    assert card.log[:2] == [("write_block", 2, 0x100, 48), ("write", 2, 0x130, 4, 7)]
+    assert [entry[0] for entry in card.log[1:]] == ["write"] * 18
+    assert card.memory[2][0x100:0x130] == b"".join(at.to_bytes(8, "little") for at in range(6))
+
+
+def test_a_run_ends_where_the_region_does(server: Server, card: Card) -> None:
+    with Client(server.path) as client, pytest.raises(RemoteError):
+        client.write_multi([(2, 0xFFE0 + 8 * at, 8, at) for at in range(6)], posted=False)
+    assert card.log == [("write_block", 2, 0xFFE0, 32)]
 
 
 @pytest.fixture

@@ -105,6 +105,7 @@ def endpoint(
             partial(device.write, bar.index),
             partial(_read_bar, device, bar.index),
             partial(_write_bar, device, bar.index),
+            write_run=partial(device.write_block, bar.index) if bar.prefetchable else None,
         )
     regions[RegionIndex.CONFIG] = Region(
         CONFIG_SIZE,

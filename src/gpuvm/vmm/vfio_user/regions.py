@@ -29,6 +29,9 @@ class Region:
         little-endian.
     read_block, write_block : callable
         (offset, length) -> bytes and (offset, data): any other size.
+    write_run : callable or None
+        (offset, data, size): accesses of `size` bytes each, one behind the other. Only for memory that may merge
+        writes, as a prefetchable BAR may; None: each write comes by itself.
     flags : RegionFlags
         READ and WRITE; the rest follows from `fd`.
     fd : int
@@ -49,6 +52,7 @@ class Region:
     fd: int = -1
     fd_offset: int = 0
     areas: tuple[tuple[int, int], ...] = ()
+    write_run: Callable[[int, bytes, int], None] | None = None
 
     def __post_init__(self) -> None:
         for offset, size in self.areas:

@@ -83,6 +83,10 @@ MOST_WRITES = 1 << 16
 """Writes in one REGION_WRITE_MULTI; QEMU packs up to 200."""
 
 
+_RUN = 4
+"""Writes one behind the other from which on handing them over together costs less."""
+
+
 class State(enum.Enum):
     """Where a session stands."""
 
@@ -489,14 +493,30 @@ class Session:
                 f"{count} writes must take {WRITE_ENTRY.size} bytes each, {len(entries)} came"
             )
         regions, most = self.endpoint.regions, len(self.endpoint.regions)
+        writes = list(WRITE_ENTRY.struct.iter_unpack(entries))
         done = 0
-        for offset, index, size, value in WRITE_ENTRY.struct.iter_unpack(entries):
+        while done < count:
+            offset, index, size, value = writes[done]
             mask = _MASKS.get(size)
             region = regions[index] if index < most else ABSENT
             if mask is None or offset + size > region.size or not region.flags & RegionFlags.WRITE:
                 raise InvalidRequest(f"write {done} must be 1, 2, 4 or 8 bytes inside a writable region")
-            region.write(offset, size, value & mask)
-            done += 1
+            end = done + 1
+            if region.write_run is not None and size >= 4 and not offset % size:
+                behind = offset + size
+                while (
+                    end < count and writes[end][:3] == (behind, index, size) and behind + size <= region.size
+                ):
+                    behind += size
+                    end += 1
+            if end - done < _RUN or region.write_run is None:
+                region.write(offset, size, value & mask)
+                done += 1
+            else:
+                code = _VALUES[size].format[1:]
+                values = [write[3] & mask for write in writes[done:end]]
+                region.write_run(offset, struct.pack(f"<{end - done}{code}", *values), size)
+                done = end
         self.counters.writes += done
         return b"", ()
 
