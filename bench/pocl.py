@@ -17,6 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gpuvm import directories
+from gpuvm.vmm.debian import Archive
+from gpuvm.vmm.errors import PackageError
+
 SUITE = "forky"
 PACKAGES = ("pocl-opencl-icd", "python3-pyopencl", "python3-numpy")
 SOURCE = Path(__file__).resolve().parent.parent / "src"
@@ -50,20 +54,7 @@ for line in sys.stdin:
 
 def root_directory() -> Path:
     """Where the private root is kept."""
-    cache = os.environ.get("GPUVM_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpuvm"
-    )
-    return Path(cache) / f"pocl-{SUITE}"
-
-
-def archive() -> str:
-    """The Debian archive that this machine's apt reads."""
-    listed = ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Origin: Debian"]
-    lines = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\n")
-    sites = [line.split()[0] for line in lines if line and "security" not in line]
-    if not sites:
-        raise SystemExit("apt must know a Debian archive, but it lists none; run: apt-get update")
-    return sites[0]
+    return directories.cache(f"pocl-{SUITE}")
 
 
 def prepare() -> Path:
@@ -87,7 +78,11 @@ def prepare() -> Path:
     print(f"unpacking Debian {SUITE} with PoCL into {root} (once, about two minutes) ...", file=sys.stderr)
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root)]
     # Suites newer than the installed debootstrap have no script of their own; they are laid out as sid is.
-    command += [archive(), "/usr/share/debootstrap/scripts/sid"]
+    try:
+        site = Archive().site
+    except PackageError as error:
+        raise SystemExit(str(error)) from None
+    command += [site, "/usr/share/debootstrap/scripts/sid"]
     log = root.with_suffix(".log")
     with log.open("w") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False)

@@ -154,14 +154,14 @@ class Machine:
         monitor, monitor_there = socket.socketpair()
         self._agent = agent
         started = threading.Event()
-        failures: list[OSError] = []
+        failures: list[Exception] = []
 
         def live() -> None:
             # QEMU's parent is this thread until it ends: the parent-death signal is sent at a thread's end.
             with agent_there, monitor_there:
                 try:
                     self._spawn(agent_there.fileno(), monitor_there.fileno())
-                except OSError as error:
+                except Exception as error:
                     failures.append(error)
                 finally:
                     started.set()
@@ -178,7 +178,10 @@ class Machine:
         threading.Thread(target=self._listen, name=f"{self.name} agent", daemon=True).start()
 
     def _spawn(self, agent: int, monitor: int) -> None:
-        command = command_line(self.qemu, self.guest, agent, monitor, self.folder / f"{self.name}.serial")
+        serial = self.folder / f"{self.name}.serial"
+        # A person's machine is not steered from outside.
+        control = None if self.guest.console else monitor
+        command = command_line(self.qemu, self.guest, agent, control, serial)
         if (setpriv := shutil.which("setpriv")) is not None:
             command = [setpriv, "--pdeathsig", "KILL", *command]
         self._process = subprocess.Popen(
