@@ -8,12 +8,10 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from gpuvm.hypervisor.address import GuestMemory
 from gpuvm.hypervisor.errors import OutOfResourcesError
 from gpuvm.hypervisor.para.calls import Refused
-from gpuvm.hypervisor.para.tables import Directory, Entries, Table, TableMemory
+from gpuvm.hypervisor.para.tables import Directory, Table, TableMemory
 from gpuvm.hypervisor.partition import Range, RangeAllocator
 from gpuvm.hypervisor.tables import LARGE_SHIFT, SMALL_SHIFT, SPAN_SHIFT
 from gpuvm.paravirt.abi import BUFFER_LIMIT, SPACE_LIMIT, Kind, Result
@@ -145,10 +143,7 @@ class Space:
         """Map a buffer."""
         self._check(address, buffer.size, LARGE_PAGE)
         flags = PRESENT | (READ_ONLY if read_only else 0)
-        entries = np.concatenate(
-            [_entries(piece.base, piece.size, LARGE_SHIFT, flags) for piece in buffer.pieces]
-        )
-        self._write(address, entries, True)
+        self._write(address, [(piece.base, piece.size) for piece in buffer.pieces], flags, True)
         self._add(Mapping(address, buffer.size, buffer))
         buffer.maps += 1
 
@@ -157,8 +152,7 @@ class Space:
         size = sum(length for _, length in runs)
         self._check(address, size, 1 << SMALL_SHIFT)
         flags = PRESENT | SYSTEM_SNOOPED | (READ_ONLY if read_only else 0)
-        entries = np.concatenate([_entries(at, length, SMALL_SHIFT, flags) for at, length in runs])
-        self._write(address, entries, False)
+        self._write(address, runs, flags, False)
         self._add(Mapping(address, size, None))
 
     def unmap(self, address: int, size: int) -> int:
@@ -213,20 +207,22 @@ class Space:
         if index < len(self._starts) and self._starts[index] < address + size:
             raise Refused(Result.BUSY)
 
-    def _write(self, address: int, entries: Entries, big: bool) -> None:
-        """Set entries; the tables that are missing are made first, so that no part is set if one fails."""
-        pieces = list(_parts(address, len(entries), big))
-        for key, *_ in pieces:
+    def _write(self, address: int, runs: list[tuple[int, int]], flags: int, big: bool) -> None:
+        """Set the entries of runs (address, bytes) of memory, one behind the other; the tables that are missing
+        are made first, so that no part is set if one fails."""
+        shift = LARGE_SHIFT if big else SMALL_SHIFT
+        for key, *_ in _parts(address, sum(size for _, size in runs) >> shift, big):
             if key not in self._parts:
                 self._parts[key] = self._tables.table(
                     self._tables.allocate(Kind.BIG_TABLE if big else Kind.SMALL_TABLE)
                 )
-                index = key[0]
-                pair = [self._parts.get((index, kind)) for kind in (True, False)]
+                pair = [self._parts.get((key[0], kind)) for kind in (True, False)]
                 ids = [0 if table is None else table.id for table in pair]
-                self._tables.link(self.directory, index, [(ids[0], ids[1])])
-        for key, index, first, count in pieces:
-            self._tables.set_many(self._parts[key], index, entries[first : first + count])
+                self._tables.link(self.directory, key[0], [(ids[0], ids[1])])
+        for at, size in runs:
+            for key, index, first, count in _parts(address, size >> shift, big):
+                self._tables.set_run(self._parts[key], index, count, at + (first << shift) >> 8 | flags)
+            address += size
         self.stale = True
 
     def _add(self, mapping: Mapping) -> None:
@@ -318,11 +314,6 @@ class Spaces:
     def _room(self) -> None:
         if self._mappings >= MAPPING_LIMIT:
             raise Refused(Result.NO_MEMORY)
-
-
-def _entries(address: int, size: int, shift: int, flags: int) -> Entries:
-    first = np.uint64(address >> 8 | flags)
-    return first + (np.arange(size >> shift, dtype=np.uint64) << np.uint64(shift - 8))
 
 
 def _parts(address: int, count: int, big: bool) -> Iterator[tuple[tuple[int, bool], int, int, int]]:

@@ -29,6 +29,9 @@ from gpuvm.hypervisor.tables import (
 )
 from gpuvm.paravirt.abi import Kind, Result
 
+FRAMES_A_CALL = 512
+"""Guest frames whose machine frames one hypercall finds out: a page of answers."""
+
 Entries = npt.NDArray[np.uint64]
 
 
@@ -223,16 +226,37 @@ class TableMemory:
             self._counters.denied_addresses += result.refused + int(odd)
             raise Refused(Result.BAD_ADDRESS)
         put(table.words[first : first + len(entries)], result.words)
-        self._count(len(entries), result.system)
+        self._count(len(entries), -(-result.system // FRAMES_A_CALL))
 
     def set_run(self, table: Table, first: int, count: int, entry: int) -> None:
         """Set entries `first`... to pages that follow each other, from `entry` on."""
         self._check(table, first, count)
         step = 1 << (table.shift - 8)
-        if (entry & 0xFFFFFFFF) + step * (count - 1) > 0xFFFFFFFF:
+        last = entry + step * (count - 1)
+        # The pages between two that lie in one piece of the guest's memory lie there too.
+        words = translate_one(entry, self._memory, table.shift, self._memory.ram())
+        ends = translate_one(last, self._memory, table.shift, self._memory.ram())
+        if last >> 32 != entry >> 32 or words is None or ends is None:
             self._counters.denied_addresses += 1
             raise Refused(Result.BAD_ADDRESS)
-        self.set_many(table, first, np.uint64(entry) + np.arange(count, dtype=np.uint64) * np.uint64(step))
+        if entry & PTE_PRESENT and not self._together(entry, last):
+            entries = np.uint64(entry) + np.arange(count, dtype=np.uint64) * np.uint64(step)
+            self.set_many(table, first, entries)
+            return
+        low = table.words[first : first + count, 0]
+        if words[0]:
+            low[:] = np.arange(words[0], words[0] + step * count, step, dtype=np.uint64)
+        else:
+            low[:] = 0
+        table.words[first : first + count, 1] = words[1]
+        self._count(count, -(-count // FRAMES_A_CALL) if entry >> 32 & 6 else 0)
+
+    def _together(self, entry: int, last: int) -> bool:
+        """Whether the pages of two entries, each the guest's own, lie in one piece of its memory."""
+        if not entry >> 32 & 6:
+            return True
+        frame, end = (each >> 4 & 0xFFFFFFF for each in (entry, last))
+        return any(first >> 12 <= frame and end < last_one >> 12 for first, last_one in self._memory.ram())
 
     def clear(self, table: Table, first: int, count: int) -> None:
         """Clear entries."""
