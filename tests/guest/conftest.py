@@ -15,9 +15,11 @@ from guest_support import Lab
 from gpuvm.guest.cuda import Cuda
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    made = Lab()
+@pytest.fixture(
+    params=["native", *(pytest.param(mode, marks=pytest.mark.long) for mode in ("pv-naive", "pv-multicall", "pv-drm"))]
+)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    made = Lab(mode=request.param)
     yield made
     made.close()
 

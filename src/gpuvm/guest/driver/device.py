@@ -68,6 +68,7 @@ class Driver:
         self.backend.start()
         self.interrupts.enable()
         self.idle_vram = self.vram.used_bytes
+        self.idle_ram = machine.pages.used_bytes
 
     def open_context(self) -> GpuContext:
         """Make a GPU context.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gpuvm.guest.driver.errors import DeviceTimeout, DriverError, Fault, OutOfMemory
 from gpuvm.guest.driver.function import Function
-from gpuvm.guest.driver.hardware import BIG_PAGE, BIG_SHIFT
+from gpuvm.guest.driver.hardware import BIG_PAGE, BIG_SHIFT, Reg
 from gpuvm.guest.driver.host import HostBuffer
 from gpuvm.guest.driver.interrupts import Interrupts
 from gpuvm.guest.driver.para import CallDevice, refusal
@@ -300,6 +300,11 @@ class SplitInterrupts(Interrupts):
         self._calls = calls
         self._page = page
         self._faults = 0
+
+    def enable(self) -> None:
+        # Nobody has brought PGRAPH up here, and its traps are shown in its registers.
+        self._function.write(Reg.PGRAPH_INTR_EN, 0xFFFFFFFF)
+        super().enable()
 
     def _want_completions(self, wanted: bool) -> None:
         self._calls.wait(wanted)
