@@ -236,7 +236,8 @@ class TableMemory:
         # The pages between two that lie in one piece of the guest's memory lie there too.
         words = translate_one(entry, self._memory, table.shift, self._memory.ram())
         ends = translate_one(last, self._memory, table.shift, self._memory.ram())
-        if last >> 32 != entry >> 32 or words is None or ends is None:
+        odd = entry & PTE_PRESENT and entry & table.below
+        if last >> 32 != entry >> 32 or words is None or ends is None or odd:
             self._counters.denied_addresses += 1
             raise Refused(Result.BAD_ADDRESS)
         if entry & PTE_PRESENT and not self._together(entry, last):
