@@ -2,7 +2,7 @@
 copying classes.
 
 What goes to VRAM in large pieces passes the caches by: mostly the piece comes from a staging buffer, which should
-stay in them. What goes to the machine's memory is about to be read there.
+stay in them. What goes to the machine's memory is about to be read there, unless it is more than caches hold.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PIECE = 2 << 20
 """Bytes after which a copy looks whether its channel is to be switched out."""
+CACHED = 8 << 20
+"""Most bytes that somebody who waits for a copy into the machine's memory may still find in the caches."""
 
 _memmove = ctypes.CDLL(None).memmove
 _memmove.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -56,10 +58,13 @@ def copy(gpu: Gf100, channel: Channel, source: int, target: int, size: int) -> N
     """
     sources = channel.space.runs(source, size, False)
     targets = channel.space.runs(target, size, True)
-    _pairs(gpu, channel, sources, targets, size if abs(source - target) < size else PIECE)
+    piece = size if abs(source - target) < size else PIECE
+    _pairs(gpu, channel, sources, targets, piece, size > CACHED)
 
 
-def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run], piece: int) -> None:
+def _pairs(
+    gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run], piece: int, large: bool
+) -> None:
     vram, wrote = gpu.vram, gpu.memory.wrote
     moved = [0, 0, 0, 0]
     pieces = iter(sources)
@@ -85,7 +90,7 @@ def _pairs(gpu: Gf100, channel: Channel, sources: list[Run], targets: list[Run],
             count = left if left < wanted else wanted
             if count > piece:
                 count = piece
-            if to_device and count >= stream.LEAST:
+            if (large or to_device) and count >= stream.LEAST:
                 stream.copy(target, origin, count)
             else:
                 _memmove(target, origin, count)
