@@ -99,8 +99,16 @@ def extend(m: Machine, x: Scalar, sign: bool) -> Scalar:
     return m.em.op(f"{'sext' if sign else 'zext'} i32 {x} to i64")
 
 
-def plan(m: Machine, w: Wide, size: int, windows: bool = True) -> Plan:
-    """Plan an access of `size` bytes a lane at address `w`."""
+def plan(m: Machine, w: Wide, size: int, windows: bool = True, bounded: bool = False) -> Plan:
+    """Plan an access of `size` bytes a lane at address `w`.
+
+    Parameters
+    ----------
+    windows : bool
+        The shared and local windows are at some of the addresses.
+    bounded : bool
+        Addresses are 32-bit numbers and will be compared with a limit far below 2**32, without wrapping.
+    """
     if w.pair is None and w.lanes is None:
         if not w.terms:
             bad = misaligned(m, w.base, size)
@@ -108,7 +116,7 @@ def plan(m: Machine, w: Wide, size: int, windows: bool = True) -> Plan:
                 bad += in_windows(m, w.base, size - 1) + beyond(m, w.base)
             return Plan("one", bad, address=w.base)
         if all(index.k != "v" for index, _, _ in w.terms):
-            got = plan_rows(m, w, size, windows)
+            got = plan_rows(m, w, size, windows, bounded)
             if got is not None:
                 return got
         if len(w.terms) == 1 and w.terms[0][0].k == "v":
@@ -118,7 +126,7 @@ def plan(m: Machine, w: Wide, size: int, windows: bool = True) -> Plan:
     return plan_lanes(m, w, size, windows)
 
 
-def plan_rows(m: Machine, w: Wide, size: int, windows: bool) -> Plan | None:
+def plan_rows(m: Machine, w: Wide, size: int, windows: bool, bounded: bool = False) -> Plan | None:
     """Affine lanes. Exact only if no 32-bit index wraps between lanes: that is one of the conditions."""
     em = m.em
     bad: list[str] = []
@@ -142,7 +150,9 @@ def plan_rows(m: Machine, w: Wide, size: int, windows: bool) -> Plan | None:
                 lows.append(em.sop("mul", wide, top, 64))
         start = extend(m, base, sign)
         address = em.sop("add", address, em.sop("mul", start, factor & M64, 64), 64)
-        bad += wraps(m, start, sign, low_const, high_const, lows)
+        # An index that wraps upwards is beyond the limit too.
+        if not bounded or sign or low_const or lows:
+            bad += wraps(m, start, sign, low_const, high_const, lows)
     for axis in list(fixed):
         if axis in moving:
             moving[axis] = em.sop("add", moving[axis], fixed.pop(axis) & M64, 64)

@@ -28,7 +28,9 @@ MAX_THREADS_PER_BLOCK = 1536
 MAX_SHARED = 48 << 10
 BANK = (1 << 16) + 64
 ALONE_S = 100e-6
-"""Grids expected to take less than this run on the calling thread."""
+"""Grids expected to take less than this are never parked: they run on the calling thread and its workers."""
+SHARE_S = 25e-6
+"""Grids expected to take less than this run on the calling thread alone."""
 LEAVE_S = 50e-6
 """Time within which a thread should come to the end of its claim."""
 _launches = itertools.count(1)
@@ -277,6 +279,11 @@ class Executor:
     ) -> Outcome:
         total = launch.grid[0] * launch.grid[1] * launch.grid[2]
         first = min(max(launch.first_block, 0), total)
+        expected = None if translation.block_s is None else translation.block_s * (total - first)
+        parkable = stop.parkable and (expected is None or expected >= ALONE_S or translation.surprising)
+        shares = min(self.threads, total - first) > 1 and (expected is None or expected >= SHARE_S)
+        if shares:
+            self._rouse(parkable)
         unmapped = self._constants(launch, translation, work)
         if unmapped is not None:
             text = f"a bound constant buffer must be mapped; GPU address {unmapped.va:#x} is not"
@@ -284,7 +291,6 @@ class Executor:
                 error=ExecutionError(ErrorKind.UNMAPPED, launch.entry, unmapped.va, False, text),
                 blocks_done=first,
             )
-        threads = min(self.threads, total - first)
         job, half = work.job.i64, work.job.i32
         job[at.JOB_NEXT // 8] = first
         job[at.JOB_END // 8] = total
@@ -300,14 +306,12 @@ class Executor:
         for context in work.contexts:
             context.prepare(launch, translation, work.job.address, work.table.address, work.locks.address)
         self.runtime.install()
-        expected = None if translation.block_s is None else translation.block_s * (total - first)
-        if stop.parkable and (expected is None or expected >= ALONE_S or translation.surprising):
+        if parkable:
             return self._start(Parked(launch, translation, work, self._crew(), stop, first), compile_s)
         job[at.JOB_POOL // 8] = 0
         began = time.perf_counter()
-        # Waking other threads takes longer than a small grid does.
-        small = expected is not None and expected < ALONE_S
-        if threads > 1 and not small and self._pool_lock.acquire(blocking=False):
+        threads = min(self.threads, total - first)
+        if shares and self._pool_lock.acquire(blocking=False):
             try:
                 self.runtime.pool_run(self._get_pool().address, work.job.address)
             finally:
@@ -320,6 +324,18 @@ class Executor:
         outcome = self._outcome(launch, translation, work, total, first)
         outcome.statistics.native_s = native_s
         return outcome
+
+    def _rouse(self, parkable: bool) -> None:
+        """Wake the threads that will be wanted: it takes about as long as what is still to be prepared."""
+        if not parkable:
+            pool = self._pool
+            if pool is not None:
+                self.runtime.rouse(pool.address, self.threads - 1)
+            return
+        with self._lock:
+            crew = self._crews[-1].address if self._crews else 0
+        if crew:
+            self.runtime.rouse(crew, self.threads)
 
     def _chunk(self, blocks: int, translation: Translation, stop: StopFlag) -> int:
         """Blocks that a thread claims at once: it leaves, when told to, only between two claims."""

@@ -11,7 +11,7 @@ direction
   and instruction pointer in the context and returns to `gpuvm_escape`; other faults go to the handler that
   was there.
 - `gpuvm_pool_run` and `gpuvm_worker` run one job on several threads; they wait on futexes, without the
-interpreter.
+interpreter. `gpuvm_rouse` says that a job is about to come: workers look out for it before they sleep again.
 - `gpuvm_crew` runs a job on the threads of a pool alone, so that they can be parked in the middle of a thread
 block
   while the caller goes on with something else: translated code polls its stop word at loop back-edges and
@@ -34,6 +34,9 @@ from gpuvm.jit.native import Library, Target, libc_address, target
 # Pool: i32 sequence, i32 pending, i32 quit, i32 workers, ptr job; i32 event, i32 parked, i64 deadline of a crew.
 POOL_SEQUENCE, POOL_PENDING, POOL_QUIT, POOL_WORKERS, POOL_JOB = 0, 64, 128, 132, 136
 POOL_EVENT, POOL_PARKED, POOL_DEADLINE, POOL_SIZE = 192, 196, 200, 256
+
+ROUSED_SPINS = 3000
+"""Pauses (20 to 50 ns each) for which a worker that was woken looks out for its job."""
 
 _ASSEMBLY = f"""
 .text
@@ -96,6 +99,7 @@ define void @gpuvm_run(ptr %function, ptr %context) ATTRS {
   store ptr %before, ptr %slot
   %a = call i32 @pthread_setspecific(i32 %key, ptr %context)
   call void @gpuvm_enter(ptr %function, ptr %context)
+  CLEAR_VECTORS
   %again = load i32, ptr @gpuvm_key
   %back = load ptr, ptr %slot
   %b = call i32 @pthread_setspecific(i32 %again, ptr %back)
@@ -242,21 +246,19 @@ idle:
   %seen = phi i32 [ 0, %entry ], [ %now, %finish ]
   br label %spin
 spin:
-  %turn = phi i32 [ 0, %idle ], [ %turn1, %again ]
+  %turn = phi i32 [ 0, %idle ], [ %turn1, %pause ], [ -ROUSED_SPINS, %sleep ]
   %now = load atomic i32, ptr %p.sequence acquire, align 4
   %fresh = icmp ne i32 %now, %seen
   br i1 %fresh, label %wake, label %check
 check:
-  %few = icmp ult i32 %turn, 400
+  %few = icmp slt i32 %turn, 400
   br i1 %few, label %pause, label %sleep
 pause:
   call void @llvm.x86.sse2.pause()
-  br label %again
+  %turn1 = add i32 %turn, 1
+  br label %spin
 sleep:
   %w = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 128, i32 %seen, ptr null)
-  br label %again
-again:
-  %turn1 = add i32 %turn, 1
   br label %spin
 wake:
   %quit = load atomic i32, ptr %p.quit acquire, align 4
@@ -331,6 +333,12 @@ define void @gpuvm_pool_quit(ptr %pool) ATTRS {
   store atomic i32 1, ptr %p.quit seq_cst, align 4
   %s = atomicrmw add ptr %p.sequence, i32 1 seq_cst
   %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 2147483647, ptr null)
+  ret void
+}
+
+define void @gpuvm_rouse(ptr %pool, i32 %wanted) ATTRS {
+  %p.sequence = getelementptr i8, ptr %pool, i64 POOL_SEQUENCE
+  %n = call i64 (i64, ...) @syscall(i64 202, ptr %p.sequence, i32 129, i32 %wanted, ptr null)
   ret void
 }
 
@@ -470,13 +478,14 @@ left:
 
 declare i32 @clock_gettime(i32, ptr)
 declare void @llvm.x86.sse2.pause()
+declare void @llvm.x86.avx.vzeroupper()
 declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 """
 
 EXPORTS = (
     "gpuvm_run", "gpuvm_raise", "gpuvm_install", "gpuvm_job", "gpuvm_worker", "gpuvm_pool_run", "gpuvm_pool_quit",
-    "gpuvm_key", "gpuvm_crew", "gpuvm_nudge", "gpuvm_wake", *SIGNATURES,
+    "gpuvm_key", "gpuvm_crew", "gpuvm_nudge", "gpuvm_wake", "gpuvm_rouse", *SIGNATURES,
 )  # fmt: skip
 SIGILL, SIGSEGV, SIGBUS = 4, 11, 7
 
@@ -496,9 +505,13 @@ def runtime_ir(machine: Target) -> str:
     body = _IR + helpers_ir()
     for name, value in names.items():
         body = body.replace(f"i64 {name}\n", f"i64 {value}\n")
+    body = body.replace("ATTRS", machine.attributes())
+    clear = "call void @llvm.x86.avx.vzeroupper()" if machine.avx2 or machine.avx512 else ""
+    body = body.replace("CLEAR_VECTORS", clear)
+    body = body.replace("ROUSED_SPINS", str(ROUSED_SPINS))
     body = body.replace("STOP_PARK", str(at.STOP_PARK)).replace("PARK_MARK", str(at.PARK_MARK))
     assembly = "\n".join(f'module asm "{line.strip()}"' for line in _ASSEMBLY.strip().splitlines())
-    return machine.header() + assembly + "\n" + body.replace("ATTRS", machine.attributes())
+    return machine.header() + assembly + "\n" + body
 
 
 class Runtime:
@@ -529,6 +542,7 @@ class Runtime:
         self.crew = ctypes.CFUNCTYPE(ctypes.c_int32, pointer, pointer, ctypes.c_int32)(
             self.library["gpuvm_crew"]
         )
+        self.rouse = ctypes.CFUNCTYPE(None, pointer, ctypes.c_int32)(self.library["gpuvm_rouse"])
         self.nudge = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_nudge"])
         self.wake = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_wake"])
         self.pool_quit = ctypes.CFUNCTYPE(None, pointer)(self.library["gpuvm_pool_quit"])

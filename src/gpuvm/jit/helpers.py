@@ -16,10 +16,14 @@ SPACE_GENERIC, SPACE_SHARED, SPACE_LOCAL = 0, 1, 2
 ATOM_OPS = ("ADD", "MIN", "MAX", "INC", "DEC", "AND", "OR", "XOR", "EXCH", "CAS")
 ATOM_TYPES = ("U32", "S32", "U64", "F32")
 
+RARE = ("gpuvm_load", "gpuvm_store")
+"""Helpers that are hardly ever called, from code that has much in registers: these keep all of them, so that a
+call that does not happen costs nothing."""
+
 SIGNATURES = {
     "gpuvm_fail": "declare void @gpuvm_fail(ptr, i32, i32, i64, i32) noreturn cold",
-    "gpuvm_load": "declare void @gpuvm_load(ptr, ptr, i32, i32, i32, i64, i32) cold",
-    "gpuvm_store": "declare void @gpuvm_store(ptr, ptr, i32, i32, i32, i64, i32) cold",
+    "gpuvm_load": "declare preserve_allcc void @gpuvm_load(ptr, ptr, i32, i32, i32, i64, i32) cold",
+    "gpuvm_store": "declare preserve_allcc void @gpuvm_store(ptr, ptr, i32, i32, i32, i64, i32) cold",
     "gpuvm_atom": "declare void @gpuvm_atom(ptr, ptr, i32, i32, i64, i32)",
     "gpuvm_lock": "declare i64 @gpuvm_lock(ptr, i32, i32, i64, i32)",
     "gpuvm_unlock": "declare void @gpuvm_unlock(ptr, i32, i64, i32)",
@@ -160,7 +164,7 @@ def load_ir() -> str:
         "  %w1 = add i64 %w, 1\n  %more = icmp ult i64 %w1, %count\n  br i1 %more, label %each, label %next\n"
     )
     return (
-        "define void @gpuvm_load(ptr %ctx, ptr %local, i32 %pc, i32 %code, i32 %space, i64 %mask, i32 %lanes) cold ATTRS {\n"
+        "define preserve_allcc void @gpuvm_load(ptr %ctx, ptr %local, i32 %pc, i32 %code, i32 %space, i64 %mask, i32 %lanes) cold ATTRS {\n"
         + _loop(body)
     )
 
@@ -187,7 +191,7 @@ def store_ir() -> str:
         "  %w1 = add i64 %w, 1\n  %more = icmp ult i64 %w1, %count\n  br i1 %more, label %each, label %next\n"
     )
     return (
-        "define void @gpuvm_store(ptr %ctx, ptr %local, i32 %pc, i32 %code, i32 %space, i64 %mask, i32 %lanes) cold ATTRS {\n"
+        "define preserve_allcc void @gpuvm_store(ptr %ctx, ptr %local, i32 %pc, i32 %code, i32 %space, i64 %mask, i32 %lanes) cold ATTRS {\n"
         + _loop(body)
     )
 

@@ -69,11 +69,20 @@ class Target:
         """The first lines of a module."""
         return f'target triple = "{self.triple}"\ntarget datalayout = "{self.layout}"\n'
 
-    def attributes(self) -> str:
-        """Function attributes that every function carries."""
+    def attributes(self, clears: bool = False) -> str:
+        """Function attributes that every function carries.
+
+        Parameters
+        ----------
+        clears : bool
+            LLVM may clear the vector registers' upper halves before calls and returns. It does that even where a
+            calling convention keeps them, so only a function may that calls nothing; `gpuvm_run` clears them for
+            all others.
+        """
         width = 32 * self.unit
+        features = self.features if clears else f"{self.features},-vzeroupper"
         return (
-            f'"target-cpu"="{self.cpu}" "target-features"="{self.features}" "prefer-vector-width"="{width}" '
+            f'"target-cpu"="{self.cpu}" "target-features"="{features}" "prefer-vector-width"="{width}" '
             f'"min-legal-vector-width"="{width}" nounwind'
         )
 

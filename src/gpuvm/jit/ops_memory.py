@@ -9,7 +9,15 @@ from gpuvm.isa.instruction import Instruction, Mem, Pred, Reg
 from gpuvm.jit import layout as at
 from gpuvm.jit.address import Plan, any_active, extend, plan
 from gpuvm.jit.emit import TRUE, PVal, Scalar, Val, Wide, signed
-from gpuvm.jit.helpers import ATOM_OPS, ATOM_TYPES, SIGNATURES, SPACE_GENERIC, SPACE_LOCAL, SPACE_SHARED
+from gpuvm.jit.helpers import (
+    ATOM_OPS,
+    ATOM_TYPES,
+    RARE,
+    SIGNATURES,
+    SPACE_GENERIC,
+    SPACE_LOCAL,
+    SPACE_SHARED,
+)
 from gpuvm.jit.launch import ErrorKind
 from gpuvm.jit.machine import LOCAL, SHARED, Machine, Untranslatable, mod_text
 from gpuvm.jit.ops_float import lanes_wide
@@ -106,7 +114,8 @@ def helper_args(m: Machine, code: int, space: int, bits: str) -> str:
 def helper(m: Machine, name: str, args: str, ret: str = "void") -> str:
     em = m.em
     em.declare(SIGNATURES[name])
-    text = f"call {ret} @{name}({args})"
+    convention = "preserve_allcc " if name in RARE else ""
+    text = f"call {convention}{ret} @{name}({args})"
     if ret == "void":
         em.do(text)
         return ""
@@ -150,7 +159,7 @@ def load_access(m: Machine, ins: Instruction, w: Wide, acc: Access, uniform_ok: 
     em = m.em
     words = max(acc.size // 4, 1)
     mask = m.mask()
-    p = plan(m, w, acc.size, acc.space == SPACE_GENERIC)
+    p = plan(m, w, acc.size, acc.space == SPACE_GENERIC, acc.space == SPACE_SHARED)
     bad = list(p.bad)
     if acc.space == SPACE_SHARED:
         bad += shared_bounds(m, p, acc.size, mask)
@@ -605,7 +614,7 @@ def store_words(m: Machine, data: Reg, size: int) -> list[Val]:
 def store_access(m: Machine, w: Wide, acc: Access, words: list[Val]) -> None:
     em = m.em
     mask = m.mask()
-    p = plan(m, w, acc.size, acc.space == SPACE_GENERIC)
+    p = plan(m, w, acc.size, acc.space == SPACE_GENERIC, acc.space == SPACE_SHARED)
     bad = list(p.bad)
     if acc.space == SPACE_SHARED:
         bad += shared_bounds(m, p, acc.size, mask)

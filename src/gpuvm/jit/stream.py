@@ -35,7 +35,7 @@ def _ir() -> str:
     return f"""{machine.header()}
 declare ptr @memcpy(ptr, ptr, i64)
 
-define void @stream(ptr %to, ptr %from, i64 %size) {machine.attributes()} {{
+define void @stream(ptr %to, ptr %from, i64 %size) {machine.attributes(clears=True)} {{
 entry:
   %at = ptrtoint ptr %to to i64
   %negative = sub i64 0, %at
