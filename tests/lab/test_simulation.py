@@ -16,6 +16,7 @@ from gpuvm.lab.simulation.statistics import (
     bucket_value,
     buckets,
     jain,
+    merged,
     summarize,
 )
 from gpuvm.lab.traces import Entry, Stream
@@ -125,16 +126,20 @@ def test_a_bucket_holds_its_value_within_the_promised_width(numbers: list[int]) 
 
 @given(values)
 def test_percentiles_are_those_of_the_sorted_values(numbers: list[int]) -> None:
-    histogram, latencies = Histogram(), Latencies()
+    histogram, latencies, few = Histogram(), Latencies(), Latencies()
     histogram.add(numbers)
+    few.pending += numbers
     for value in numbers:
         latencies.pending.append(value)
         latencies.flush()
+    both = Histogram()
+    both.merge(*merged([latencies, few]))
+    assert (both.counts == 2 * histogram.counts).all()
     ordered = sorted(numbers)
     for percent in (1, 50, 90, 99, 100):
         exact = ordered[max(-(-len(ordered) * percent // 100), 1) - 1]
         assert exact <= histogram.percentile(percent) <= exact * (1 + 2**-8)
-        assert latencies.percentiles(percent) == [histogram.percentile(percent)]
+        assert latencies.percentiles(percent) == few.percentiles(percent) == [histogram.percentile(percent)]
 
 
 def test_jain() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuvm.lab.simulation.fleet import Settings, Task, entitlements
 from gpuvm.lab.simulation.program import Program
-from gpuvm.lab.simulation.statistics import GpuResult, Histogram, Latencies
+from gpuvm.lab.simulation.statistics import GpuResult, Latencies, merged
 from gpuvm.schedulers import Command, Scheduler, Share, make_scheduler
 
 Work: TypeAlias = tuple[int, int]
@@ -94,13 +94,9 @@ class Ledger:
 
     def result(self, task: Task, programs: Sequence[Program]) -> GpuResult:
         """All of it as arrays."""
-        latency = Histogram()
-        middle: list[list[int]] = []
-        for latencies in self.latencies:
-            latency.merge(*latencies.sparse())
-            middle.append(latencies.percentiles(50, 99))
+        places, counts = merged(self.latencies)
+        middle = [latencies.percentiles(50, 99) for latencies in self.latencies]
         count = len(task.tenants)
-        places, counts = latency.sparse()
         percentiles = np.array(middle, np.int64).reshape(count, 2)
         return GpuResult(
             gpu=task.gpu,
@@ -155,11 +151,6 @@ def policy(settings: Settings, task: Task) -> Scheduler[Work]:
     return scheduler
 
 
-def preempts(scheduler: Scheduler[Work]) -> bool:
-    """Whether a policy ever has a deadline."""
-    return type(scheduler)._slice_end is not Scheduler._slice_end
-
-
 def stop_time(deadline: int | None, now: int, began: int, ends: int, grain: int) -> int:
     """When a command that runs since `began` and would end at `ends` leaves the GPU: at the first block
     boundary at or after its deadline, if that comes before its end."""
@@ -188,7 +179,7 @@ def _run(guests: Guests, ledger: Ledger, scheduler: Scheduler[Work], settings: S
         scheduler.complete,
         scheduler.deadline,
     )
-    preemptive = preempts(scheduler)
+    preemptive = scheduler.preemptive
     slots = max(guests.count, 1)
     work, lengths, depths = guests.work, guests.lengths, guests.depths
     positions, outstanding, gap_of = guests.positions, guests.outstanding, guests.gap

@@ -9,7 +9,7 @@ from typing import Any
 
 import simpy
 
-from gpuvm.lab.simulation.engine import Guests, Ledger, Work, policy, preempts, stop_time
+from gpuvm.lab.simulation.engine import Guests, Ledger, Work, policy, stop_time
 from gpuvm.lab.simulation.fleet import Settings, Task
 from gpuvm.lab.simulation.program import Program
 from gpuvm.lab.simulation.statistics import GpuResult
@@ -75,7 +75,7 @@ class Reference:
             guests.outstanding[guest] += 1
             if not self.work.triggered:
                 self.work.succeed()
-            if preempts(self.scheduler) and self.running is not None and not self.changed.triggered:
+            if self.scheduler.preemptive and self.running is not None and not self.changed.triggered:
                 self.changed.succeed()
             if guests.outstanding[guest] == guests.depths[guest]:
                 yield self.room[guest]
@@ -84,6 +84,7 @@ class Reference:
     def gpu(self) -> Steps:
         scheduler, ledger = self.scheduler, self.ledger
         next_period = 0
+        yield self.work
         while True:
             yield self.last()
             now = self.now
@@ -107,7 +108,8 @@ class Reference:
         duration, grain = command.payload
         whole = self.began + duration - command.used
         while True:
-            stop = stop_time(self.scheduler.deadline(self.now), self.now, self.began, whole, grain)
+            deadline = self.scheduler.deadline(self.now) if self.scheduler.preemptive else None
+            stop = stop_time(deadline, self.now, self.began, whole, grain)
             self.changed = self.env.event()
             over = self.at(stop - self.now, COMPLETION)
             yield simpy.AnyOf(self.env, [over, self.changed])

@@ -16,14 +16,20 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 SUB_BITS = 8
 """A bucket is at most 2**-8 (0.4 %) of its value wide."""
 BUCKETS = (64 - SUB_BITS) << SUB_BITS
+_NONE: Ints = np.zeros(0, np.int64)
 
 
 def buckets(values: Ints) -> Ints:
     """Bucket of each value: exact below 512, then 256 buckets to each power of two."""
-    exponent = np.frexp(values.astype(np.float64))[1].astype(np.int64)
-    # A value just below a power of two rounds up to it beyond 2**53; the shift below stays consistent.
-    shift = np.maximum(exponent - 1 - SUB_BITS, 0)
-    return (shift << SUB_BITS) + (values >> shift)
+    # The exponent of a value's upper bits is exact, which that of a large value is not.
+    shift = np.maximum(np.frexp((values >> SUB_BITS).astype(np.float64))[1].astype(np.int64) - 1, 0)
+    return np.asarray((shift << SUB_BITS) + (values >> shift))
+
+
+def bucket_of(value: int) -> int:
+    """The same of one value."""
+    shift = max(value.bit_length() - 1 - SUB_BITS, 0)
+    return (shift << SUB_BITS) + (value >> shift)
 
 
 def bucket_value(bucket: int) -> int:
@@ -62,8 +68,7 @@ class Histogram:
         total = self.total
         if total == 0:
             return 0
-        rank = max(int(np.ceil(total * percent / 100)), 1)
-        return bucket_value(int(np.searchsorted(np.cumsum(self.counts), rank)))
+        return bucket_value(int(np.searchsorted(np.cumsum(self.counts), rank(total, percent))))
 
 
 def jain(values: Floats) -> float:
@@ -117,33 +122,53 @@ class Latencies:
 
     def __init__(self) -> None:
         self.pending: list[int] = []
-        self._places = np.zeros(0, np.int64)
-        self._counts = np.zeros(0, np.int64)
+        self._places = self._counts = _NONE
 
     def flush(self) -> None:
+        """Put what came since into buckets."""
         if self.pending:
-            places, counts = np.unique(buckets(np.asarray(self.pending, np.int64)), return_counts=True)
-            both = np.concatenate((self._places, places))
-            self._places, inverse = np.unique(both, return_inverse=True)
+            places, counts = np.unique(buckets(np.array(self.pending, np.int64)), return_counts=True)
+            self._places, inverse = np.unique(np.concatenate((self._places, places)), return_inverse=True)
             sums = np.zeros(len(self._places), np.int64)
             np.add.at(sums, inverse, np.concatenate((self._counts, counts)))
             self._counts = sums
             self.pending.clear()
 
-    def sparse(self) -> tuple[Ints, Ints]:
-        self.flush()
+    @property
+    def kept(self) -> tuple[Ints, Ints]:
+        """Buckets of what was flushed, and their counts."""
         return self._places, self._counts
 
     def percentiles(self, *percents: float) -> list[int]:
-        places, counts = self.sparse()
-        if not len(places):
-            return [0] * len(percents)
-        ranks = np.cumsum(counts)
+        """Upper ends of the buckets that hold them; 0 if there is nothing."""
+        if not len(self._places):
+            # Few values: sorted as they are.
+            ordered = sorted(self.pending)
+            if not ordered:
+                return [0] * len(percents)
+            return [bucket_value(bucket_of(ordered[rank(len(ordered), p) - 1])) for p in percents]
+        self.flush()
+        ranks = np.cumsum(self._counts)
         total = int(ranks[-1])
-        return [
-            bucket_value(int(places[np.searchsorted(ranks, max(int(np.ceil(total * p / 100)), 1))]))
-            for p in percents
-        ]
+        return [bucket_value(int(self._places[np.searchsorted(ranks, rank(total, p))])) for p in percents]
+
+
+def merged(latencies: Sequence[Latencies]) -> tuple[Ints, Ints]:
+    """The latencies of several machines as one sparse histogram."""
+    pending = np.array([value for each in latencies for value in each.pending], np.int64)
+    places, counts = np.unique(buckets(pending), return_counts=True)
+    kept = [each.kept for each in latencies if len(each.kept[0])]
+    if not kept:
+        return places, counts
+    every, inverse = np.unique(np.concatenate([places, *(part[0] for part in kept)]), return_inverse=True)
+    sums = np.zeros(len(every), np.int64)
+    np.add.at(sums, inverse, np.concatenate([counts, *(part[1] for part in kept)]))
+    return every, sums
+
+
+def rank(count: int, percent: float) -> int:
+    """Which of `count` values in order, from 1, is the `percent`-th of 100."""
+    return max(math.ceil(count * percent / 100), 1)
 
 
 SKIPPED_WINDOWS = 1
