@@ -123,13 +123,13 @@ def park(rig: Rig, stop: StopFlag, code: str, **more: Any) -> Outcome:
 
 @pytest.mark.parametrize("translator", ["structured", "general"])
 def test_a_loop_that_is_parked_often_computes_the_same(rig: Rig, translator: str) -> None:
-    turns = 40_000 if translator == "general" else 1_500_000
+    turns = 150_000 if translator == "general" else 5_000_000
     base = rig.put(0, bytes(4 * 128))
     parameters = struct.pack("<II", turns, base)
     assert rig.launch(LOOP, grid=4, parameters=parameters, translator=translator).error is None
     want = rig.words(0, 128)
     rig.put(0, bytes(4 * 128))
-    _, parks, blocks = in_slices(rig, LOOP, 2_000_000, grid=4, parameters=parameters, translator=translator)
+    _, parks, blocks = in_slices(rig, LOOP, 4_000_000, grid=4, parameters=parameters, translator=translator)
     assert parks > 0
     assert blocks == 4
     assert (rig.words(0, 128) == want).all()
