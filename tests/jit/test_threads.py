@@ -46,9 +46,7 @@ def test_gathers_scatters_and_guards_under_divergence(rig: Rig, translator: str)
     base = rig.put(0, data)
     lookup = rig.put(4096, table)
     before = (data.copy(), table.copy())
-    outcome = rig.launch(
-        CODE, block=64, grid=3, parameters=struct.pack("<II", base, lookup), translator=translator
-    )
+    outcome = rig.launch(CODE, block=64, grid=3, parameters=struct.pack("<II", base, lookup), translator=translator)
     assert outcome.error is None
     sums = np.zeros(192, np.uint32)
     for thread, (count, start) in enumerate(before[0]):

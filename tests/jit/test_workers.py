@@ -10,9 +10,7 @@ from gpuvm.jit.executor import Executor
 
 
 def _workers() -> set[threading.Thread]:
-    return {
-        thread for thread in threading.enumerate() if thread.name.startswith(("gpuvm-worker-", "gpuvm-crew-"))
-    }
+    return {thread for thread in threading.enumerate() if thread.name.startswith(("gpuvm-worker-", "gpuvm-crew-"))}
 
 
 def test_workers_end_with_an_executor_that_nobody_closed() -> None:
