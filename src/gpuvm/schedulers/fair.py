@@ -27,6 +27,9 @@ from gpuvm.schedulers.policy import MS, US, Command, Payload, Scheduler, Share
 
 HELD_MAX = 4.0
 """Largest ratio of the time that a VM holds the GPU to its engine time that the planner assumes."""
+PLANNED, PLANNED_LEAST, PLANNED_MOST = 0.82, 0.65, 0.9
+"""Length of a round as a part of the longest that there may be: what is planned, and between what it may come to
+lie before it is planned anew."""
 GRACE = 100 * US
 """Nanoseconds by which a budget may be overdrawn, or left over, where that ends a command whole."""
 DEBT_ROUNDS = 16
@@ -38,6 +41,7 @@ class FairShare(Share):
 
     __slots__ = (
         "budget",
+        "closed",
         "held",
         "left_at",
         "length",
@@ -52,6 +56,8 @@ class FairShare(Share):
         """Nanoseconds of engine time left in this round; between rounds, what is carried over."""
         self.round = 0
         """Round that the budget belongs to."""
+        self.closed = 0
+        """Round in which it has had all that it may, whatever is left of its budget."""
         self.listed = 0
         """Round in whose list of VMs it stands; 0 if in none."""
         self.held = 1.0
@@ -115,6 +121,8 @@ class FairScheduler(Scheduler[Payload]):
         self._late: deque[int] = deque()
         """VMs that come late in this round, or back for the rest of their budget: they go before the others."""
         self._next: deque[int] = deque()
+        self._rounds = 1
+        """Rounds in a window."""
         self._unit = float(slice)
         """Engine time in this round for each unit of weight."""
         self._hold = slice
@@ -185,7 +193,8 @@ class FairScheduler(Scheduler[Payload]):
     def _list(self, share: FairShare, preempted: bool = False) -> None:
         """Let a VM wait for its turn: in this round if it has not had all of it, else in the next."""
         had = share.round == self.round
-        if had and (share.budget <= int(self._unit * share.weight) // 8 + self._grace(share)):
+        used_up = share.budget <= int(self._unit * share.weight) // 8 + self._grace(share)
+        if share.closed == self.round or (had and used_up):
             if share.listed <= self.round:
                 self._list_next(share)
         elif share.listed != self.round:
@@ -248,7 +257,14 @@ class FairScheduler(Scheduler[Payload]):
         if self._turn_end:
             slack = int(self._unit * share.weight) // 8
             ends = max(min(self._turn_end, ends + slack), ends - slack)
-        return min(ends, self._turn_began + self._hold * share.weight)
+        return min(ends, self._latest(share))
+
+    def _latest(self, share: FairShare) -> int:
+        """When the present turn ends whatever is left of the budget."""
+        latest = self._turn_began + self._hold * share.weight
+        if self._turn_end:
+            latest = min(latest, self._turn_end + int(self._unit * share.weight) // 4)
+        return latest
 
     def _next_share(self, now: int) -> tuple[FairShare, bool, bool]:
         """The next VM that wants the GPU and has enough budget, whether this is its planned turn, and whether
@@ -303,10 +319,14 @@ class FairScheduler(Scheduler[Payload]):
             share.held += (ratio - share.held) / 4
         self._turn = None
         self._alone_since = now
-        if now >= self._turn_began + self._hold * share.weight:
-            # It held the GPU for long and used it little: the rest is forfeited.
-            share.budget = min(share.budget, 0)
-        if share.vm in self._wants:
+        if now >= self._latest(share):
+            # It held the GPU for long and used it little: its round is over.
+            if 2 * self._turn_used < unit:
+                share.budget = min(share.budget, 0)
+            share.closed = self.round
+            if share.listed <= self.round:
+                self._list_next(share)
+        elif share.vm in self._wants:
             self._list(share, preempted=True)
         elif share.left_at >= 0 and share.thinking <= self.patience and share.listed <= self.round:
             # It is only between two commands: the next round is planned with it.
@@ -342,13 +362,20 @@ class FairScheduler(Scheduler[Payload]):
             count, weights, carried = 1, 1 if alone is None else alone.weight, 0.0
             held = float(weights)
         self._hold = count * self.slice // weights
-        longest = int(min(count * self.slice, self._hold / most * held))
-        length = max(self.window // -(-self.window // longest), count * self.quantum)
+        unit_most = self._hold / most
+        length = max(self._length(int(min(count * self.slice, unit_most * held))), count * self.quantum)
         start = self._round_end if -length // 2 < self._round_end - now < length // 8 else now
         self._round_end = start + length
         self._planned = now
         unit = (self._round_end - now - carried) / held
-        self._unit = min(max(unit, length / held / 2), self._hold / most)
+        self._unit = min(max(unit, length / held / 2), unit_most)
+
+    def _length(self, longest: int) -> int:
+        """The length of a round: a whole fraction of the window, near the longest that there may be. It stays
+        what it was where it can, because windows across a change are not exact."""
+        if not PLANNED_LEAST * longest <= self.window // self._rounds <= PLANNED_MOST * longest:
+            self._rounds = -(-self.window // int(longest * PLANNED))
+        return self.window // self._rounds
 
     # Preemption
 
@@ -364,6 +391,6 @@ class FairScheduler(Scheduler[Payload]):
         due = super().next_event_time(now)
         turn = self._turn
         if turn is not None and self._wants and turn.vm not in self._wants and self.running is None:
-            until = max(min(self._until, self._turn_began + self._hold * turn.weight), now)
+            until = max(min(self._until, self._latest(turn)), now)
             return until if due is None else min(due, until)
         return due
