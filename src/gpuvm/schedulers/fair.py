@@ -320,8 +320,9 @@ class FairScheduler(Scheduler[Payload]):
         self._turn = None
         self._alone_since = now
         if now >= self._latest(share):
-            # It held the GPU for long and used it little: its round is over.
-            if 2 * self._turn_used < unit:
+            # It held the GPU for as long as it may: its round is over. What is left is carried over, unless it
+            # hardly used the GPU at all.
+            if 2 * HELD_MAX * self._turn_used < unit:
                 share.budget = min(share.budget, 0)
             share.closed = self.round
             if share.listed <= self.round:
