@@ -78,7 +78,7 @@ def test_short_launches_end_long_before_a_long_one_that_began_earlier(fair: Syst
     first, second = fair.guests
     with first.process() as slow, second.process() as quick, program(slow) as a, program(quick) as b:
         for made, _, out in (a, b):
-            turn(made, out, 1000)
+            turn(made, out, 3_000_000)
             made.synchronize()
         began = time.monotonic()
         turn(a[0], a[2], 60_000_000)
