@@ -46,6 +46,17 @@ class Tally:
     complaints: list[str] = field(default_factory=list)
 
 
+class NoRoom(Exception):
+    """The machine has too little RAM for the buffers asked for."""
+
+
+def available() -> int:
+    """Bytes of RAM that programs may still take."""
+    with open("/proc/meminfo") as file:
+        fields = dict(line.split(":") for line in file)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
 class Slot:
     """A buffer in video memory and the contents that it must have."""
 
@@ -86,6 +97,13 @@ class Stress:
         self.constants = [device.buffer(PAGE, DOMAIN_VRAM) for _ in self.channels]
         self.vram = device.parameter("vram")
         count = max(int(self.vram * over) // size, 4)
+        # What must be there is kept beside the buffers, and what does not fit into video memory is evicted.
+        need, there = 2 * count * size - min(self.vram, count * size), available()
+        if need > there:
+            raise NoRoom(
+                f"{count} buffers of {size >> 10} KiB need {need // MIB} MiB of RAM, and {there // MIB} MiB are "
+                "free: give the machine more (gpuvm vm run --memory) or take fewer (--over)"
+            )
         self.slots = [Slot(number, device.buffer(size, DOMAIN_VRAM | MAPPABLE)) for number in range(count)]
 
     def _channel(self) -> Channel:
@@ -298,7 +316,11 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     with Device() as device:
-        stress = Stress(device, options.seed, options.over, options.buffer * 1024, options.channels)
+        try:
+            stress = Stress(device, options.seed, options.over, options.buffer * 1024, options.channels)
+        except NoRoom as error:
+            print(f"gpuvm-stress: {error}", file=sys.stderr)
+            return 2
         stress.run(options.seconds, lambda text: print(f"gpuvm-stress: {text}", file=sys.stderr, flush=True))
         stress.close()
     tally = stress.tally

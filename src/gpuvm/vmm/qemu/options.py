@@ -12,7 +12,7 @@ from gpuvm.vmm.image import Image
 from gpuvm.vmm.qemu.locate import DEVICE, Qemu
 
 MIB = 1 << 20
-MEMORY = 512 * MIB
+MEMORY = 1024 * MIB
 """Bytes of RAM of a guest. Only what it touches costs."""
 
 TRANSLATED_MIB = 128
