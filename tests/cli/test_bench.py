@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from gpuvm.cli.main import app
 from gpuvm.lab.modes import MODES
 from gpuvm.lab.runner import Run
+from gpuvm.schedulers import NAMES
 from gpuvm.workloads import WORKLOADS
 from gpuvm.workloads.verdict import Verdict
 
@@ -59,7 +60,7 @@ def test_a_wrong_result_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (("--mode", "xen"), f"gpuvm: --mode must be one of {', '.join(MODES)}, got 'xen'\n"),
         (("--workload", "HS,HOT"), f"gpuvm: --workload must be one of {', '.join(WORKLOADS)}, got 'HOT'\n"),
-        (("--scheduler", "lottery"), "gpuvm: --scheduler must be one of direct, fifo, got 'lottery'\n"),
+        (("--scheduler", "lottery"), f"gpuvm: --scheduler must be one of {', '.join(NAMES)}, got 'lottery'\n"),
         (("--size", "huge"), "gpuvm: --size must be one of paper, small, got 'huge'\n"),
         (("--data", "/nowhere"), "gpuvm: --data must be a folder laid out as Rodinia's data, got /nowhere\n"),
         (

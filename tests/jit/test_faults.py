@@ -355,28 +355,33 @@ def test_a_preempted_launch_goes_on_where_it_stopped(memory: Memory, cache: Path
     """Every block runs exactly once, whenever the launch is stopped."""
     from dataclasses import replace
 
-    blocks = 2000
+    blocks, turns = 2000, 0
     memory.code(COUNT)
-    first = turns = 0
     with Executor(threads, cache) as executor:
-        while True:
-            stop = StopFlag()
-            timer = threading.Timer(0.005 if turns < 5 else 60, stop.preempt)
-            timer.start()
-            outcome = executor.run(replace(memory.launch(grid=(blocks, 1, 1)), first_block=first), stop)
-            timer.cancel()
-            turns += 1
-            assert outcome.blocks_done >= first
-            first = outcome.blocks_done
-            if outcome.error is None:
+        for _ in range(50):
+            # A busy machine may fire the timer only when all is over.
+            memory.put(NEAR, bytes(4 * blocks))
+            first = turns = 0
+            while True:
+                stop = StopFlag()
+                timer = threading.Timer(0.005 if turns < 5 else 60, stop.preempt)
+                timer.start()
+                outcome = executor.run(replace(memory.launch(grid=(blocks, 1, 1)), first_block=first), stop)
+                timer.cancel()
+                turns += 1
+                assert outcome.blocks_done >= first
+                first = outcome.blocks_done
+                if outcome.error is None:
+                    break
+                assert outcome.error.kind is ErrorKind.STOPPED
+                done = memory.words(NEAR, blocks)
+                assert (done[:first] == 1).all()
+                assert not done[first:].any()
+            assert first == blocks
+            assert (memory.words(NEAR, blocks) == 1).all()
+            if turns > 1:
                 break
-            assert outcome.error.kind is ErrorKind.STOPPED
-            done = memory.words(NEAR, blocks)
-            assert (done[:first] == 1).all()
-            assert not done[first:].any()
     assert turns > 1
-    assert first == blocks
-    assert (memory.words(NEAR, blocks) == 1).all()
 
 
 def test_a_stop_before_the_launch(memory: Memory, executor: Executor) -> None:
