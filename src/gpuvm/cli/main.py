@@ -425,7 +425,7 @@ def vm_run(
     ] = "fv-naive",
     scheduler: Annotated[str, typer.Option(metavar="S", help="Who is next on the GPU.")] = "fifo",
     vram: Annotated[str, typer.Option(metavar="SIZE", help="Video memory of each guest.")] = "256M",
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="RAM of each guest; only what it touches costs memory.")] = "1G",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="RAM of each guest.")] = "1G",
     gpu_memory: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help="Video memory of the GPU; default: what the guests need."),
