@@ -169,6 +169,25 @@ def test_an_instance_block_cannot_lie_in_or_point_to_a_neighbours_memory(pair: P
     pair.unharmed()
 
 
+def test_a_bound_channel_does_not_outlive_its_directory(full_pair: Pair) -> None:
+    """The chip reads the directory when a channel is bound. A block that names another one later must not free
+    the shadow that the GPU still walks: the next guest would get its memory."""
+    mallory, machine = full_pair.mallory, full_pair.machine
+    walked = mallory.device.channels[1].space.address
+    for directory in (0x13_0000, 0x14_0000, DIRECTORY, 0x13_0000, 0):
+        mallory.poke(INSTANCE + 0x200, struct.pack("<Q", directory))
+    newcomer = machine.guest("newcomer").start()
+    taken = newcomer.device._grant.pool._ranges.values()
+    assert not [part for part in taken if part.base < walked + 0x10000 and part.end > walked]
+    newcomer.poke(DATA, SECRET)
+    mallory.copy(FETCHED, DATA, 256)
+    assert SECRET not in full_pair.loot()
+    mallory.bind()
+    mallory.write(0x3008, 0)
+    assert len(mallory.device.spaces.all()) == 0
+    full_pair.unharmed()
+
+
 def test_the_windows_of_bar0_end_at_the_partition(pair: Pair) -> None:
     mallory = pair.mallory
     bases = [pair.card >> 16, pair.alice_base >> 16, 0xFFFFFF, pair.card >> 16 | 1 << 24]

@@ -115,6 +115,8 @@ class ShadowChannel:
         self.physical = physical
         self.instance: int | None = None
         self.shadow = 0
+        self._kept: list[GuestSpace] = []
+        """Spaces that the bound block named before."""
         self.space: GuestSpace | None = None
         self.started = False
         """Whether the guest lets the channel run."""
@@ -166,6 +168,9 @@ class ShadowChannel:
         if self.instance is None:
             return
         self._set_space(None)
+        for space in self._kept:
+            self._spaces.release(space)
+        self._kept.clear()
         self._pool.release(self.shadow)
         self.shadow = 0
         self.instance = None
@@ -226,6 +231,11 @@ class ShadowChannel:
         old, self.space = self.space, space
         if space is not None:
             self._flush(space.address)
-        if old is not None:
-            self._flush(old.address)
+        if old is None:
+            return
+        self._flush(old.address)
+        if old in self._kept:
             self._spaces.release(old)
+        else:
+            # The GPU read the directory when the channel was bound and walks it until it is unbound.
+            self._kept.append(old)
