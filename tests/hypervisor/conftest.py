@@ -292,3 +292,11 @@ def any_machine(request: pytest.FixtureRequest, make_machine: Callable[..., Mach
     machine = make_machine()
     machine.mode = request.param
     return machine
+
+
+@pytest.fixture(params=[technique.mode for technique in TECHNIQUES])
+def full_machine(request: pytest.FixtureRequest, make_machine: Callable[..., Machine]) -> Machine:
+    """The same for the techniques that read instance blocks and page tables from the guest's memory."""
+    machine = make_machine()
+    machine.mode = request.param
+    return machine
